@@ -1,0 +1,344 @@
+"""What the training cases imply: one fingerprint per case, from one read, then a cheap merge.
+
+The numbers are MIST's; per-axis values are in array order here and in (x, y, z) in the files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mist_core import __version__
+from mist_core.config import Analyze, array_order
+from mist_core.dataset import Case, Dataset
+from mist_core.errors import DataError, raise_all
+from mist_core.geometry import Geometry, Shape, Triple, box_of, union_box
+from mist_core.intensity import HIGHEST_HU, LOWEST_HU, foreground_box
+from mist_core.io import Volume, read_image, read_labels
+from mist_core.plan import Plan
+from mist_core.resample import ANISOTROPY
+
+CROP_FROM = 0.20  # crop when that removes this share of the volume on average
+ZEROS_FROM = 0.20  # zero is background when this share of the voxels is zero on average
+CT_STRIDE = 10  # every so many foreground voxels enter the CT statistics
+MIN_PATCH = 32
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations of a sample, and its histogram in whole HU."""
+
+    count: int
+    mean: float
+    squares: float
+    histogram: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All that analyze needs to know of one case. Per-axis values (z, y, x), axes along LPS."""
+
+    id: str
+    problems: tuple[str, ...]
+    spacing: Triple = (1.0, 1.0, 1.0)
+    size: Shape = (1, 1, 1)
+    cropped_size: Shape = (1, 1, 1)
+    box: tuple[tuple[int, int], ...] = ()  # the foreground, first and end index, native axes
+    native_size: Shape = (1, 1, 1)
+    nonzero_fraction: float = 1.0
+    label_counts: Mapping[int, int] | None = None
+    intensities: tuple[Moments, ...] = ()  # inside any label, one per channel
+
+
+def fingerprint(case: Case) -> Fingerprint:
+    """Read a training case once and describe it.
+
+    What is wrong with its files is part of the description, so that the problems of all cases can
+    be shown together.
+    """
+    problems: list[str] = []
+    volumes: list[Volume] = []
+    assert case.mask is not None
+    for path in (*case.images, case.mask):
+        try:
+            volumes.append(read_labels(path) if path is case.mask else read_image(path))
+        except DataError as error:
+            problems.append(str(error))
+    if not problems:
+        problems = _misplaced(case, [v.geometry for v in volumes])
+    if problems:
+        return Fingerprint(case.id, tuple(problems))
+
+    *images, mask = volumes
+    box = foreground_box(images[0].array)
+    labelled = box_of(mask.array > 0)
+    if labelled:
+        box = union_box(box, labelled)  # a crop must never cut what was labelled
+    values, counts = np.unique(mask.array, return_counts=True)
+    geometry, order = mask.geometry, mask.geometry.to_lps()
+    return Fingerprint(
+        id=case.id,
+        problems=(),
+        spacing=geometry.moved_axes(*order).spacing,
+        size=geometry.moved_axes(*order).shape,
+        cropped_size=geometry.cropped(box).moved_axes(*order).shape,
+        box=tuple((s.start, s.stop) for s in box),
+        native_size=geometry.shape,
+        nonzero_fraction=float(np.count_nonzero(images[0].array) / images[0].array.size),
+        label_counts={int(v): int(n) for v, n in zip(values, counts, strict=True)},
+        intensities=tuple(_moments(image.array[mask.array > 0][::CT_STRIDE]) for image in images),
+    )
+
+
+def _misplaced(case: Case, geometries: list[Geometry]) -> list[str]:
+    *images, mask = geometries
+    problems = []
+    for path, geometry in zip(case.images, images, strict=True):
+        if not geometry.matches(mask):
+            distance = (
+                f"{geometry.distance_mm(mask):.3g} mm apart"
+                if geometry.shape == mask.shape
+                else "different sizes"
+            )
+            problems.append(
+                f"{path}: expected the grid of its mask {case.mask} ({mask}), found {geometry}: "
+                f"{distance}. Resample one onto the other, or mend the header."
+            )
+    return problems
+
+
+def _moments(sample: NDArray[np.float32]) -> Moments:
+    if sample.size == 0:
+        return Moments(0, 0.0, 0.0, {})
+    mean = float(sample.mean(dtype=np.float64))
+    inside = sample[(sample >= LOWEST_HU) & (sample < HIGHEST_HU)]
+    bins, counts = np.unique(np.floor(inside).astype(int), return_counts=True)
+    return Moments(
+        sample.size,
+        mean,
+        float(np.square(sample.astype(np.float64) - mean).sum()),
+        {int(b): int(n) for b, n in zip(bins, counts, strict=True)},
+    )
+
+
+def fingerprint_to_json(value: Fingerprint) -> dict[str, Any]:
+    """As written to a file: per-axis values in (x, y, z)."""
+    return _turned(asdict(value))
+
+
+def fingerprint_from_json(values: dict[str, Any]) -> Fingerprint:
+    """The inverse of ``fingerprint_to_json``."""
+    values = _turned(values)
+    counts = values["label_counts"]
+    values["label_counts"] = counts and {int(k): int(n) for k, n in counts.items()}
+    values["intensities"] = tuple(
+        Moments(**{**m, "histogram": {int(k): n for k, n in m["histogram"].items()}})
+        for m in values["intensities"]
+    )
+    values["problems"] = tuple(values["problems"])
+    return Fingerprint(**values)
+
+
+def _turned(values: dict[str, Any]) -> dict[str, Any]:
+    per_axis = ("spacing", "size", "cropped_size", "box", "native_size")
+    assert set(per_axis) <= {f.name for f in fields(Fingerprint)}
+    return {k: tuple(v)[::-1] if k in per_axis else v for k, v in values.items()}
+
+
+def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze) -> Plan:
+    """Merge fingerprints into a plan.
+
+    Raises one DataError with every problem of every case: unreadable or misplaced files, labels
+    that the dataset does not declare.
+    """
+    raise_all(_problems(prints, dataset), f"{dataset.path}")
+    spacing = (
+        target_spacing([p.spacing for p in prints])
+        if settings.target_spacing == "auto"
+        else array_order(settings.target_spacing)
+    )
+    reduction = float(np.mean([1 - prod(p.cropped_size) / prod(p.size) for p in prints]))
+    crop = reduction >= CROP_FROM if settings.crop_to_foreground == "auto" else (
+        settings.crop_to_foreground
+    )
+    size = median_size(
+        [p.cropped_size if crop else p.size for p in prints], [p.spacing for p in prints], spacing
+    )
+    patch = (
+        choose_patch(size, spacing, settings.patch_voxels)
+        if settings.patch_size == "auto"
+        else array_order(settings.patch_size)
+    )
+    is_ct = dataset.modality == "ct"
+    zeros = 1 - float(np.mean([p.nonzero_fraction for p in prints]))
+    channels = [[p.intensities[c] for p in prints] for c in range(len(dataset.channels))]
+    return Plan.model_validate(
+        {
+            "mist_version": __version__,
+            "dataset_info": {
+                "task": dataset.task,
+                "modality": dataset.modality,
+                "images": dataset.channels,
+                "labels": dataset.labels,
+            },
+            "spatial_config": {
+                "patch_size": array_order(patch),
+                "target_spacing": array_order(spacing),
+                "median_resampled_image_size": array_order(size),
+            },
+            "preprocessing": {
+                "crop_to_foreground": crop,
+                # In CT, 0 HU is water, not background.
+                "normalize_with_nonzero_mask": not is_ct and zeros >= ZEROS_FROM,
+                "ct_normalization": [ct_statistics(c) for c in channels] if is_ct else None,
+            },
+            "model": {
+                "in_channels": len(dataset.channels),
+                "out_channels": len(dataset.labels),
+            },
+            "evaluation": {k: {"labels": v} for k, v in dataset.final_classes.items()},
+        }
+    )
+
+
+def _problems(prints: Sequence[Fingerprint], dataset: Dataset) -> list[str]:
+    problems = [problem for p in prints for problem in p.problems]
+    for p in prints:
+        odd = sorted(set(p.label_counts or ()) - set(dataset.labels))
+        if odd:
+            counts = ", ".join(f"{v} ({(p.label_counts or {})[v]} voxels)" for v in odd)
+            problems.append(
+                f"{dataset.case(p.id).mask}: expected labels among {list(dataset.labels)}, "
+                f"found {counts}. Mend the label map, or add the label to {dataset.path}."
+            )
+    seen = {v for p in prints for v in p.label_counts or ()}
+    if not problems and (never := sorted(set(dataset.labels) - seen - {0})):
+        problems.append(
+            f"{dataset.path}: expected every label in some training case, found none with "
+            f"{', '.join(map(str, never))}. Take unused labels out of labels."
+        )
+    return problems
+
+
+def target_spacing(spacings: Sequence[Triple]) -> Triple:
+    """Median per axis; thick slices get the 10th percentile of their axis instead.
+
+    Slices are thick when the largest median is more than three times the smallest: then the
+    thinnest slices should not be averaged away.
+    """
+    table = np.asarray(spacings)
+    medians = np.median(table, axis=0)
+    if medians.max() / medians.min() > ANISOTROPY:
+        axis = int(medians.argmax())
+        medians[axis] = np.percentile(table[:, axis], 10)
+    z, y, x = medians.tolist()
+    return (z, y, x)
+
+
+def median_size(sizes: Sequence[Shape], spacings: Sequence[Triple], target: Triple) -> Shape:
+    """Median per axis of the sizes after resampling to the target spacing, in voxels."""
+    resampled = np.round(np.asarray(sizes) * np.asarray(spacings) / np.asarray(target))
+    z, y, x = np.median(resampled, axis=0).astype(int).tolist()
+    return (max(z, 1), max(y, 1), max(x, 1))
+
+
+def choose_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
+    """Patch for a median image size: isotropic in mm where it can be, within ``budget`` voxels."""
+    if max(spacing) / min(spacing) > ANISOTROPY:
+        return _thick_slice_patch(size, spacing, budget)
+    return _even_patch(size, spacing, budget)
+
+
+def _thick_slice_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
+    """As many slices as the budget allows at full width, then the width that is left."""
+    axis = int(np.argmax(spacing))
+    depth = size[axis]
+    width = min(n for a, n in enumerate(size) if a != axis)
+    fewest = min(5, depth)
+    slices = int(np.clip(budget / width**2, fewest, depth))
+    divisor = _halvings(axis, slices, width, spacing)
+    if divisor > 1:
+        up = -(-slices // divisor) * divisor
+        slices = up if up <= depth else max(slices // divisor * divisor, fewest)
+    edge = _multiple_of_32(min(round((budget / slices) ** 0.5), width))
+    z, y, x = (slices if a == axis else edge for a in range(3))
+    return (z, y, x)
+
+
+def _halvings(axis: int, slices: int, width: int, spacing: Triple) -> int:
+    """By how much a U-Net will shrink the thick axis: it must divide the number of slices."""
+    size = [slices if a == axis else width for a in range(3)]
+    edges = list(spacing)
+    divisor = 1
+    for _ in range(5):
+        halve = [edges[a] / min(edges) <= 2 and size[a] >= 8 for a in range(3)]
+        if not any(halve):
+            break
+        divisor *= 2 if halve[axis] else 1
+        size = [n // 2 if h else n for n, h in zip(size, halve, strict=True)]
+        edges = [e * 2 if h else e for e, h in zip(edges, halve, strict=True)]
+    return divisor
+
+
+def _even_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
+    """A cube in mm; axes on which the image is smaller than that are taken whole."""
+    fixed: dict[int, int] = {}
+    while len(fixed) < 3:
+        free = [a for a in range(3) if a not in fixed]
+        edge_mm = (budget / prod(fixed.values()) * prod(spacing[a] for a in free)) ** (
+            1 / len(free)
+        )
+        small = [a for a in free if edge_mm / spacing[a] >= size[a]]
+        if not small:
+            break
+        fixed |= {a: _multiple_of_32(size[a]) for a in small}
+    z, y, x = (
+        fixed[a] if a in fixed else _multiple_of_32(min(round(edge_mm / spacing[a]), size[a]))
+        for a in range(3)
+    )
+    return (z, y, x)
+
+
+def _multiple_of_32(n: int) -> int:
+    return max(MIN_PATCH, MIN_PATCH * (n // MIN_PATCH))
+
+
+def ct_statistics(samples: Sequence[Moments]) -> dict[str, float]:
+    """Window (0.5 and 99.5 %) and z-score of a CT channel, from the exact merge of all cases.
+
+    Without any foreground all four are 0.
+    """
+    count = sum(s.count for s in samples)
+    if count == 0:
+        return dict.fromkeys(("window_min", "window_max", "z_score_mean", "z_score_std"), 0.0)
+    mean = sum(s.count * s.mean for s in samples) / count
+    squares = sum(s.squares + s.count * (s.mean - mean) ** 2 for s in samples)
+    histogram = np.zeros(HIGHEST_HU - LOWEST_HU, np.int64)
+    for s in samples:
+        for value, n in s.histogram.items():
+            histogram[value - LOWEST_HU] += n
+    share = np.cumsum(histogram) / max(histogram.sum(), 1)
+    low, high = np.searchsorted(share, [0.005, 0.995])
+    return {
+        "window_min": float(LOWEST_HU + low),
+        "window_max": float(LOWEST_HU + high),
+        "z_score_mean": mean,
+        "z_score_std": (squares / count) ** 0.5,
+    }
+
+
+def box_row(p: Fingerprint) -> dict[str, Any]:
+    """One row of fg_bboxes.csv: inclusive voxel bounds on the native axes, as MIST has them."""
+    row: dict[str, Any] = {}
+    for axis, (start, stop) in zip("xyz", array_order(_three(p.box)), strict=True):
+        row |= {f"{axis}_start": start, f"{axis}_end": stop - 1}
+    sizes = zip("xyz", array_order(p.native_size), strict=True)
+    return row | {f"{axis}_og_size": n for axis, n in sizes} | {"id": p.id}
+
+
+def _three(values: Any) -> Any:
+    a, b, c = values
+    return (a, b, c)

@@ -1,0 +1,115 @@
+"""Random changes to a batch of patches, on the device where it lies.
+
+What is drawn depends on the generator only, so that a step can be repeated.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mist_core.config import Augment
+from mist_core.geometry import Triple
+from mist_core.resample import ANISOTROPY
+
+LARGEST_ANGLE = np.deg2rad(30)
+SCALES = (0.7, 1.4)
+
+
+def augment(
+    images: Tensor,
+    labels: Tensor,
+    settings: Augment,
+    spacing: Triple,
+    generator: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Change images (B, C, Z, Y, X) and class indices (B, Z, Y, X) together."""
+    images, labels = affine(images, labels, settings.affine, spacing, generator)
+    images, labels = flip(images, labels, settings.flip, flip_axes(settings), generator)
+    if settings.noise or settings.brightness or settings.contrast:
+        images = torch.stack([_intensity(i, settings, generator) for i in images])
+    return images, labels
+
+
+def flip_axes(settings: Augment) -> tuple[int, ...]:
+    """Array axes (Z, Y, X = 0, 1, 2) that the user allows to be mirrored."""
+    return tuple(axis for axis, name in enumerate("zyx") if name in settings.flip_axes)
+
+
+def flip(
+    images: Tensor,
+    labels: Tensor,
+    probability: float,
+    axes: tuple[int, ...],
+    generator: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Mirror each item along each axis with the given probability."""
+    images, labels = images.clone(), labels.clone()
+    for item in range(len(images)):
+        chosen = [axis for axis in axes if generator.random() < probability]
+        if chosen:
+            images[item] = images[item].flip([a + 1 for a in chosen])
+            labels[item] = labels[item].flip(chosen)
+    return images, labels
+
+
+def affine(
+    images: Tensor,
+    labels: Tensor,
+    probability: float,
+    spacing: Triple,
+    generator: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Rotate and scale about the patch centre in one resampling, linear for images, nearest for
+    labels. What comes in from outside is zero and background.
+    """
+    chosen = [i for i in range(len(images)) if generator.random() < probability]
+    if not chosen:
+        return images, labels
+    edges_mm = np.asarray(images.shape[2:]) * np.asarray(spacing)
+    matrices = np.stack([_random_matrix(edges_mm, spacing, generator) for _ in chosen])
+    theta = torch.from_numpy(matrices).to(images)
+    grid = F.affine_grid(theta, [len(chosen), 1, *images.shape[2:]], align_corners=False)
+    images, labels = images.clone(), labels.clone()
+    images[chosen] = F.grid_sample(images[chosen], grid, "bilinear", align_corners=False)
+    moved = F.grid_sample(labels[chosen, None].float(), grid, "nearest", align_corners=False)
+    labels[chosen] = moved[:, 0].to(labels.dtype)
+    return images, labels
+
+
+def _random_matrix(
+    edges_mm: np.ndarray, spacing: Triple, generator: np.random.Generator
+) -> np.ndarray:
+    """(3, 4) map from output to input positions in grid_sample's units, which go (x, y, z)."""
+    long_axis = int(np.argmax(spacing))
+    thick_slices = max(spacing) / min(spacing) > ANISOTROPY
+    rotation = np.eye(3)
+    for axis in range(3):
+        angle = generator.uniform(-LARGEST_ANGLE, LARGEST_ANGLE)
+        if thick_slices and axis != long_axis:
+            continue  # turning a thick slice out of its plane would interpolate between slices
+        i, j = [a for a in range(3) if a != axis]
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        rotation = rotation @ turn
+    scale = np.exp(generator.uniform(*np.log(SCALES)))
+    # Turn in millimetres, not in the patch's relative coordinates, or shapes would shear.
+    matrix = np.diag(1 / edges_mm) @ (rotation / scale) @ np.diag(edges_mm)
+    return np.concatenate([matrix[::-1, ::-1], np.zeros((3, 1))], axis=1)
+
+
+def _intensity(image: Tensor, settings: Augment, generator: np.random.Generator) -> Tensor:
+    """Noise, brightness and contrast of one item (C, Z, Y, X); ranges are MIST's."""
+    low, high = image.amin(), image.amax()
+    if generator.random() < settings.noise:
+        noise = torch.Generator(image.device).manual_seed(int(generator.integers(2**31)))
+        sigma = float(generator.uniform(0, 0.33))
+        image = image + sigma * torch.randn(image.shape, generator=noise, device=image.device)
+    if generator.random() < settings.brightness:
+        image = image * float(generator.uniform(0.7, 1.3))
+    if generator.random() < settings.contrast:
+        centre = image.mean((1, 2, 3), keepdim=True)
+        image = (image - centre) * float(generator.uniform(0.65, 1.5)) + centre
+        image = image.clamp(low, high)
+    return image

@@ -1,0 +1,283 @@
+"""The dataset description: which cases there are, and which file is which channel.
+
+Two layouts are read. MIST's: a JSON with ``train-data`` and substrings that tell the files of a
+patient's folder apart. The Medical Segmentation Decathlon's: a ``dataset.json`` with a list
+``training``. Looking up one case touches that case's folder only, so a job may do it cheaply.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mist_core.errors import DataError, raise_all
+from mist_core.files import read_json
+
+MODALITIES = ("ct", "mr", "other")
+# Names of the summary rows of results.csv; a case of that name would be lost among them.
+RESERVED_IDS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of co-registered images and, for training, its label map."""
+
+    id: str
+    images: tuple[Path, ...]  # one per channel, in the order of Dataset.channels
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the user's JSON says. ``labels`` are label values, background 0 first."""
+
+    path: Path
+    task: str
+    modality: str
+    channels: tuple[str, ...]
+    labels: tuple[int, ...]
+    final_classes: Mapping[str, tuple[int, ...]]
+    # MIST's layout: folders of patients, and the substrings of the file names
+    train_data: Path | None = None
+    test_data: Path | None = None
+    image_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mask_names: tuple[str, ...] = ()
+    # the Decathlon's layout: listed files
+    train_files: Mapping[str, Case] = field(default_factory=dict)
+    test_files: Mapping[str, Case] = field(default_factory=dict)
+
+    def train_ids(self) -> list[str]:
+        """Ids of the training cases, sorted."""
+        return sorted([*self.train_files, *_folders(self.train_data)])
+
+    def test_ids(self) -> list[str]:
+        """Ids of the test cases, sorted."""
+        return sorted([*self.test_files, *_folders(self.test_data)])
+
+    def case(self, case_id: str) -> Case:
+        """The files of one case. Raises DataError listing every file that is missing or unclear."""
+        for listed in (self.train_files, self.test_files):
+            if case_id in listed:
+                return _existing(listed[case_id])
+        if self.train_data and (self.train_data / case_id).is_dir():
+            return self._in_folder(case_id, self.train_data / case_id, with_mask=True)
+        if self.test_data and (self.test_data / case_id).is_dir():
+            return self._in_folder(case_id, self.test_data / case_id, with_mask=False)
+        raise DataError(f"{self.path}: expected a case {case_id!r}, found none of that name.")
+
+    def _in_folder(self, case_id: str, folder: Path, with_mask: bool) -> Case:
+        problems: list[str] = []
+        names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
+
+        def pick(what: str, substrings: tuple[str, ...]) -> Path:
+            found = [name for name in names if any(s in name for s in substrings)]
+            if len(found) != 1:
+                text = " or ".join(map(repr, substrings))
+                seen = ", ".join(found) if found else "none"
+                remedy = (
+                    f"Give a longer substring for {what} in {self.path}."
+                    if found
+                    else f"Add the file, or mend the substrings of {what} in {self.path}."
+                )
+                problems.append(
+                    f"{folder}: expected one file with {text} in its name for {what}, "
+                    f"found {seen}. {remedy}"
+                )
+                return folder
+            return folder / found[0]
+
+        images = tuple(pick(f"channel {c}", s) for c, s in self.image_names.items())
+        mask = pick("the mask", self.mask_names) if with_mask else None
+        if problems:
+            raise DataError("\n".join(problems))
+        return Case(case_id, images, mask)
+
+
+def _folders(root: Path | None) -> list[str]:
+    if root is None:
+        return []
+    return [e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")]
+
+
+def _existing(case: Case) -> Case:
+    files = [*case.images, *([case.mask] if case.mask else [])]
+    missing = [
+        f"{path}: expected a file, found none. Restore it, or take it out of dataset.json."
+        for path in files
+        if not path.is_file()
+    ]
+    if missing:
+        raise DataError("\n".join(missing))
+    return case
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Read a description; a folder stands for the ``dataset.json`` in it.
+
+    Relative paths in it are relative to it. Raises one DataError with all that is wrong in it.
+    """
+    if path.is_dir():
+        path = path / "dataset.json"
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(fields).__name__}.")
+    return _decathlon(path, fields) if "training" in fields else _mist(path, fields)
+
+
+def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
+    problems: list[str] = []
+
+    def get(key: str, kind: type, what: str, required: bool = True) -> Any:
+        value = fields.get(key)
+        if value is None and not required:
+            return kind()
+        if not isinstance(value, kind) or not value:
+            found = "nothing" if key not in fields else repr(value)
+            problems.append(f"{path}: expected {key} to be {what}, found {found}.")
+            return kind()
+        return value
+
+    known = {"task", "modality", "train-data", "test-data", "mask", "images", "labels"}
+    for key in sorted(fields.keys() - known - {"final_classes"}):
+        problems.append(f"{path}: expected no key {key!r}. Known keys are {sorted(known)}.")
+
+    task = get("task", str, "the name of the task")
+    modality = get("modality", str, "one of ct, mr, other").lower()
+    if modality and modality not in MODALITIES:
+        problems.append(f"{path}: expected modality to be one of {MODALITIES}, found {modality!r}.")
+    train = get("train-data", str, "the folder of the training cases")
+    test = get("test-data", str, "the folder of the test cases", required=False)
+    for key, folder in (("train-data", train), ("test-data", test)):
+        if folder and not (path.parent / folder).is_dir():
+            problems.append(f"{path}: expected {key} to be a folder, found none at {folder!r}.")
+        elif folder and not _folders(path.parent / folder):
+            problems.append(
+                f"{path.parent / folder}: expected one folder per patient, found no folder. "
+                "Put the files of each patient into a folder named by its id."
+            )
+    mask = get("mask", list, "a list of substrings of the mask's file name")
+    images = get("images", dict, "a mapping from channel name to a list of substrings")
+    for channel, substrings in images.items():
+        if not isinstance(substrings, list) or not substrings:
+            problems.append(
+                f"{path}: expected images.{channel} to be a list of substrings, "
+                f"found {substrings!r}."
+            )
+    labels = _labels(path, get("labels", list, "a list of label values with 0"), problems)
+    classes = get("final_classes", dict, "a mapping from class to labels", required=False)
+    for name, members in classes.items():
+        if not isinstance(members, list) or not members or not set(members) <= set(labels):
+            problems.append(
+                f"{path}: expected final_classes.{name} to be a list of labels among "
+                f"{list(labels)}, found {members!r}."
+            )
+    raise_all(problems, "dataset")
+    return Dataset(
+        path=path,
+        task=task,
+        modality=modality,
+        channels=tuple(images),
+        labels=labels,
+        final_classes={k: tuple(v) for k, v in classes.items()} or _one_each(labels),
+        train_data=path.parent / train,
+        test_data=path.parent / test if test else None,
+        image_names={k: tuple(v) for k, v in images.items()},
+        mask_names=tuple(mask),
+    )
+
+
+def _labels(path: Path, values: list[Any], problems: list[str]) -> tuple[int, ...]:
+    """Label values sorted, so that the background has class index 0."""
+    good = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 65535 for v in values)
+    if values and (not good or 0 not in values or len(set(values)) < len(values)):
+        problems.append(
+            f"{path}: expected labels to be different whole numbers in 0..65535 with 0, "
+            f"found {values}."
+        )
+        return ()
+    return tuple(sorted(values))
+
+
+def _one_each(labels: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"label_{value}": (value,) for value in labels if value}
+
+
+def _decathlon(path: Path, fields: dict[str, Any]) -> Dataset:
+    problems: list[str] = []
+    for key in ("modality", "labels"):
+        if not isinstance(fields.get(key), dict) or not fields[key]:
+            problems.append(f"{path}: expected {key} to be a mapping, found {fields.get(key)!r}.")
+    raise_all(problems, "dataset")
+    channels = tuple(str(name) for _, name in sorted(fields["modality"].items()))
+    if len(channels) > 1:
+        raise DataError(
+            f"{path}: expected one modality, found {len(channels)}: the Decathlon keeps them in "
+            "one 4-D file. Split them into one 3-D file per channel and describe those."
+        )
+    names = {int(value): str(name) for value, name in fields["labels"].items()}
+    train: dict[str, Case] = {}
+    test: dict[str, Case] = {}
+    for entry in fields["training"]:
+        _add(path, train, entry["image"], path.parent / entry["label"], problems)
+    for entry in fields.get("test", []):
+        _add(path, test, entry["image"] if isinstance(entry, dict) else entry, None, problems)
+    labels = _labels(path, list(names), problems)
+    raise_all(problems, "dataset")
+    return Dataset(
+        path=path,
+        task=str(fields.get("name", path.parent.name)),
+        modality=_decathlon_modality(channels[0]),
+        channels=channels,
+        labels=labels,
+        final_classes={names[v].replace(" ", "_"): (v,) for v in labels if v},
+        train_files=train,
+        test_files=test,
+    )
+
+
+def _decathlon_modality(name: str) -> str:
+    return {"ct": "ct", "mri": "mr"}.get(name.lower(), "other")
+
+
+def _add(
+    path: Path, cases: dict[str, Case], image: str, mask: Path | None, problems: list[str]
+) -> None:
+    case_id = Path(image).name.split(".")[0]
+    if case_id in cases:
+        problems.append(f"{path}: expected different file names, found {case_id!r} twice.")
+    cases[case_id] = Case(case_id, (path.parent / image,), mask)
+
+
+def find_cases(
+    dataset: Dataset, limit: int | None, folds: int
+) -> tuple[dict[str, Case], dict[str, Case]]:
+    """All training cases (the first ``limit`` by id) and all test cases, by id.
+
+    Raises one DataError with every missing or unclear file, every id that cannot be used, and too
+    few cases for the folds.
+    """
+    train_ids, test_ids = dataset.train_ids()[:limit], dataset.test_ids()
+    problems = [
+        f"{dataset.path}: expected different ids for training and test, found {case_id!r} in both. "
+        "Rename one."
+        for case_id in sorted(set(train_ids) & set(test_ids))
+    ]
+    cases: dict[str, Case] = {}
+    for case_id in train_ids + test_ids:
+        if case_id in RESERVED_IDS or any(c in case_id for c in "{}\n\t"):
+            problems.append(
+                f"{dataset.path}: expected an id that is not one of {RESERVED_IDS} and has no "
+                f"braces, found {case_id!r}. Rename the case."
+            )
+        try:
+            cases[case_id] = dataset.case(case_id)
+        except DataError as error:
+            problems.extend(str(error).splitlines())
+    if len(train_ids) < folds:
+        problems.append(
+            f"{dataset.path}: expected at least {folds} training cases for {folds} folds, "
+            f"found {len(train_ids)}. Add cases or set analyze.folds to {max(2, len(train_ids))}."
+        )
+    raise_all(problems, "dataset")
+    return {i: cases[i] for i in train_ids}, {i: cases[i] for i in test_ids}

@@ -1,0 +1,60 @@
+"""Label values (numbers in the user's file) to class indices (0..K-1 in arrays) and back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def smallest_uint(largest: int) -> type[np.unsignedinteger[Any]]:
+    """The smallest unsigned type that holds ``largest``."""
+    return np.uint8 if largest < 256 else np.uint16
+
+
+def to_indices(values: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
+    """Replace each label value by its position in ``labels``; any shape.
+
+    Raises ValueError for a value that is not in ``labels``: making it background would hide a
+    mistake in the data.
+    """
+    table = np.full(max(int(values.max(initial=0)), *labels) + 1, -1)
+    table[list(labels)] = np.arange(len(labels))
+    indices = table[values]
+    if indices.min(initial=0) < 0:
+        found = sorted(set(np.unique(values).tolist()) - set(labels))
+        raise ValueError(f"expected label values among {list(labels)}, found {found}")
+    return indices.astype(smallest_uint(len(labels)))
+
+
+def to_values(indices: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
+    """The inverse of ``to_indices``, in the smallest unsigned type that holds all labels."""
+    return np.asarray(labels, smallest_uint(max(labels)))[indices]
+
+
+def in_labels(values: NDArray[Any], labels: Sequence[int]) -> NDArray[np.bool_]:
+    """Mask of the voxels whose label value is one of ``labels``."""
+    table = np.zeros(max(int(values.max(initial=0)), *labels) + 1, bool)
+    table[list(labels)] = True
+    return table[values]
+
+
+def sample_coordinates(
+    indices: NDArray[Any], n_classes: int, count: int, seed: int
+) -> NDArray[np.int32]:
+    """Up to ``count`` voxels of every foreground class, drawn without replacement.
+
+    Returns rows (class index, z, y, x), int32, sorted by class; a class without voxels has no row.
+    """
+    flat = indices.ravel()
+    voxels = np.flatnonzero(flat)
+    classes = flat[voxels]
+    generator = np.random.default_rng(seed)
+    rows = []
+    for index in range(1, n_classes):
+        mine = voxels[classes == index]
+        if mine.size > count:
+            mine = np.sort(generator.choice(mine, count, replace=False))
+        zyx = np.unravel_index(mine, indices.shape)
+        rows.append(np.stack([np.full(mine.size, index), *zyx], axis=1))
+    return np.concatenate(rows).astype(np.int32)

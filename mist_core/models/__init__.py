@@ -1,0 +1,23 @@
+"""Networks by name. A builder takes channels, patch and spacing in array order; add one here.
+
+Every network maps (B, C, Z, Y, X) to a tuple of logits, (B, K, ...) each: full resolution first,
+then the coarser deep-supervision heads, of which there may be none.
+"""
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from mist_core.geometry import Shape, Triple
+from mist_core.models.unet import nnunet
+
+Builder = Callable[[int, int, Shape, Triple], nn.Module]
+
+MODELS: Mapping[str, Builder] = {"nnunet": nnunet}
+
+
+def build(
+    name: str, *, in_channels: int, out_channels: int, patch_size: Shape, spacing: Triple
+) -> nn.Module:
+    """A fresh network of the given name, with Kaiming-normal weights."""
+    return MODELS[name](in_channels, out_channels, patch_size, spacing)

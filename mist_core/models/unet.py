@@ -1,0 +1,147 @@
+"""Residual U-Net whose depth, strides and kernels follow from patch and spacing.
+
+Topology: Isensee et al., "nnU-Net", Nature Methods 18 (2021) 203-211. Residual blocks: He et al.,
+"Deep Residual Learning", CVPR 2016. Deep supervision: two coarser heads beside the output.
+
+Shapes: B batch, C channels in, F features of a level, K classes, (Z, Y, X) voxels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mist_core.geometry import Shape, Triple
+
+MAX_LEVELS = 5
+MAX_FEATURES = 320
+DEEP_HEADS = 2
+SLOPE = 0.01  # of the leaky ReLU, and of the Kaiming initialisation that goes with it
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution: the kernel of its blocks, and the stride by which it is reached."""
+
+    kernel: Shape
+    stride: Shape
+
+
+def topology(patch_size: Shape, spacing: Triple) -> list[Level]:
+    """Levels from full resolution down, at most ``MAX_LEVELS`` below the first.
+
+    An axis is halved while it has 8 voxels or more and its voxels are at most twice as long as the
+    shortest edge; until they are, the kernel does not reach across them.
+    """
+    size, edges = list(patch_size), list(spacing)
+    strides: list[Shape] = [(1, 1, 1)]
+    kernels: list[Shape] = []
+    while len(kernels) < MAX_LEVELS:
+        near = [edge / min(edges) <= 2 for edge in edges]
+        stride = tuple(2 if near[a] and size[a] >= 8 else 1 for a in range(3))
+        if stride == (1, 1, 1):
+            break
+        kernels.append(tuple(3 if n else 1 for n in near))  # type: ignore[arg-type]
+        strides.append(stride)  # type: ignore[arg-type]
+        size = [n // s for n, s in zip(size, stride, strict=True)]
+        edges = [e * s for e, s in zip(edges, stride, strict=True)]
+    kernels.append((3, 3, 3))
+    return [Level(k, s) for k, s in zip(kernels, strides, strict=True)]
+
+
+def nnunet(in_channels: int, out_channels: int, patch_size: Shape, spacing: Triple) -> nn.Module:
+    """Residual encoder, plain decoder, 32 features doubling to 320, two deep-supervision heads."""
+    levels = topology(patch_size, spacing)
+    features = [min(32 * 2**i, MAX_FEATURES) for i in range(len(levels))]
+    return UNet(in_channels, out_channels, levels, features)
+
+
+class UNet(nn.Module):
+    """Encoder, decoder with skip connections, and a head for each of the finest resolutions."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, levels: list[Level], features: list[int]
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, *features]
+        self.encoder = nn.ModuleList(
+            ResidualBlock(widths[i], widths[i + 1], level) for i, level in enumerate(levels)
+        )
+        self.decoder = nn.ModuleList(
+            UpBlock(features[i], features[i - 1], levels[i])
+            for i in reversed(range(1, len(levels)))
+        )
+        heads = min(DEEP_HEADS + 1, max(1, len(levels) - 1))
+        self.heads = nn.ModuleList(
+            nn.Conv3d(features[i], out_channels, kernel_size=1) for i in range(heads)
+        )
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, Z, Y, X) to logits (B, K, Z, Y, X) and, in training, (B, K, Z/2, Y/2, X/2), ..."""
+        skips = []
+        for block in self.encoder:
+            x = block(x)  # (B, F, Z, Y, X) of this level
+            skips.append(x)
+        outputs = [skips.pop()]
+        for block in self.decoder:
+            outputs.append(block(outputs[-1], skips.pop()))
+        finest_first = outputs[::-1]
+        used = self.heads if self.training else self.heads[:1]
+        return tuple(head(x) for head, x in zip(used, finest_first, strict=False))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut, which is projected where the shape changes."""
+
+    def __init__(self, in_features: int, out_features: int, level: Level) -> None:
+        super().__init__()
+        self.first = Convolution(in_features, out_features, level.kernel, level.stride)
+        self.second = Convolution(out_features, out_features, level.kernel)
+        same = in_features == out_features and level.stride == (1, 1, 1)
+        self.shortcut = (
+            nn.Identity() if same else Convolution(in_features, out_features, 1, level.stride)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F in, Z, Y, X) to (B, F out, Z / stride, ...)."""
+        y = F.leaky_relu(self.first(x), SLOPE, inplace=True)
+        return F.leaky_relu(self.second(y).add_(self.shortcut(x)), SLOPE, inplace=True)
+
+
+class UpBlock(nn.Module):
+    """Transposed convolution to the finer level, joined with its skip, then two convolutions."""
+
+    def __init__(self, in_features: int, out_features: int, level: Level) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose3d(in_features, out_features, level.stride, level.stride)
+        self.first = Convolution(2 * out_features, out_features, level.kernel)
+        self.second = Convolution(out_features, out_features, level.kernel)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, F in, Z, Y, X) and skip (B, F out, Z * stride, ...) to the skip's shape."""
+        x = torch.cat([self.up(x), skip], dim=1)
+        x = F.leaky_relu(self.first(x), SLOPE, inplace=True)
+        return F.leaky_relu(self.second(x), SLOPE, inplace=True)
+
+
+class Convolution(nn.Sequential):
+    """Convolution that keeps the size at stride 1, then instance normalisation."""
+
+    def __init__(
+        self, in_features: int, out_features: int, kernel: Shape | int, stride: Shape = (1, 1, 1)
+    ) -> None:
+        edges = (kernel,) * 3 if isinstance(kernel, int) else kernel
+        padding = tuple(k // 2 for k in edges)
+        super().__init__(
+            nn.Conv3d(in_features, out_features, edges, stride, padding, bias=False),
+            nn.InstanceNorm3d(out_features, affine=True),
+        )
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

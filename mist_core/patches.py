@@ -1,0 +1,161 @@
+"""Pieces of volumes: random ones to train on, and a window that slides over a whole image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mist_core.geometry import Box, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCase:
+    """A preprocessed case, memory-mapped: only the patches that are drawn are read."""
+
+    id: str
+    image: NDArray[np.float32]  # (C, Z, Y, X)
+    labels: NDArray[Any]  # (Z, Y, X), class indices
+    coordinates: NDArray[np.int32]  # rows (class, z, y, x), sorted by class
+
+
+def open_case(folder: Path, case_id: str) -> TrainingCase:
+    """Map the arrays that preprocess wrote for one case."""
+    return TrainingCase(
+        case_id,
+        np.load(folder / "images" / f"{case_id}.npy", mmap_mode="r", allow_pickle=False),
+        np.load(folder / "labels" / f"{case_id}.npy", mmap_mode="r", allow_pickle=False),
+        np.load(folder / "foreground" / f"{case_id}.npy", allow_pickle=False),
+    )
+
+
+def draw_patch(
+    case: TrainingCase,
+    patch_size: Shape,
+    foreground_probability: float,
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """A random patch: image (C, Z, Y, X) and class indices (Z, Y, X).
+
+    With ``foreground_probability`` it holds a voxel of a class drawn evenly among those present,
+    at a random place inside it; else it lies anywhere. Where the case is smaller than the patch it
+    is padded with zeros, evenly on both sides.
+    """
+    shape = case.labels.shape
+    start = [int(generator.integers(0, max(n - p, 0) + 1)) for n, p in zip(shape, patch_size)]
+    if case.coordinates.size and generator.random() < foreground_probability:
+        classes, firsts = np.unique(case.coordinates[:, 0], return_index=True)
+        ends = [*firsts[1:], len(case.coordinates)]
+        pick = int(generator.integers(len(classes)))
+        voxel = case.coordinates[int(generator.integers(firsts[pick], ends[pick])), 1:]
+        inside = [int(generator.integers(p)) for p in patch_size]
+        start = [
+            min(max(int(v) - i, 0), max(n - p, 0))
+            for v, i, n, p in zip(voxel, inside, shape, patch_size)
+        ]
+    box = tuple(slice(s, min(s + p, n)) for s, p, n in zip(start, patch_size, shape))
+    margins = [(p - (b.stop - b.start)) for p, b in zip(patch_size, box)]
+    padding = [(m // 2, m - m // 2) for m in margins]
+    image = np.pad(case.image[(slice(None), *box)], [(0, 0), *padding])
+    return image, np.pad(case.labels[box], padding)
+
+
+def draw_batch(
+    cases: list[TrainingCase],
+    batch_size: int,
+    patch_size: Shape,
+    foreground_probability: float,
+    seed: tuple[int, ...],
+) -> tuple[Tensor, Tensor]:
+    """Patches of random cases: images (B, C, Z, Y, X) and class indices (B, Z, Y, X).
+
+    ``seed`` alone decides what is drawn, so a step can be repeated without those before it.
+    """
+    images, labels = [], []
+    for item in range(batch_size):
+        generator = np.random.default_rng([*seed, item])
+        case = cases[int(generator.integers(len(cases)))]
+        image, label = draw_patch(case, patch_size, foreground_probability, generator)
+        images.append(image)
+        labels.append(label)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+
+
+def sliding_window(
+    model: nn.Module,
+    image: Tensor,
+    patch_size: Shape,
+    *,
+    overlap: float,
+    flip_axes: tuple[int, ...] = (),
+    batch_size: int = 1,
+) -> Tensor:
+    """Logits (K, Z, Y, X) of an image (C, Z, Y, X), from overlapping windows.
+
+    Windows are spread evenly and weighted by a Gaussian, since a network knows less at the border
+    of its patch. Every window is also shown mirrored along each combination of ``flip_axes`` (of
+    Z, Y, X = 0, 1, 2) and the logits averaged. A smaller image is padded with zeros on both sides.
+    """
+    size = image.shape[1:]
+    margins = [max(p - n, 0) for p, n in zip(patch_size, size)]
+    before = [m // 2 for m in margins]
+    padding = [v for m, b in zip(margins[::-1], before[::-1]) for v in (b, m - b)]
+    image = F.pad(image, padding)
+    weight = gaussian_weight(patch_size).to(image.device)
+    total: Tensor | None = None
+    weights = torch.zeros(image.shape[1:], device=image.device)
+
+    boxes = list(windows(tuple(image.shape[1:]), patch_size, overlap))  # type: ignore[arg-type]
+    for first in range(0, len(boxes), batch_size):
+        chunk = boxes[first : first + batch_size]
+        batch = torch.stack([image[(slice(None), *box)] for box in chunk])
+        logits = flipped_mean(model, batch, flip_axes)
+        if total is None:
+            total = torch.zeros((logits.shape[1], *image.shape[1:]), device=image.device)
+        for box, window in zip(chunk, logits, strict=True):
+            total[(slice(None), *box)] += window * weight
+            weights[box] += weight
+    assert total is not None
+    total /= weights
+    inner = tuple(slice(b, b + n) for b, n in zip(before, size))
+    return total[(slice(None), *inner)]
+
+
+def flipped_mean(model: nn.Module, batch: Tensor, flip_axes: tuple[int, ...]) -> Tensor:
+    """Mean logits (B, K, Z, Y, X), float32, over all combinations of mirrored axes."""
+    axes = [axis + 2 for axis in flip_axes]
+    combos = [c for n in range(len(axes) + 1) for c in combinations(axes, n)]
+    total = torch.zeros(())
+    for combo in combos:
+        logits = model(batch.flip(combo) if combo else batch)[0].float()
+        total = total.to(logits.device) + (logits.flip(combo) if combo else logits)
+    return total / len(combos)
+
+
+def windows(size: Shape, patch_size: Shape, overlap: float) -> Iterator[Box]:
+    """Boxes of ``patch_size`` that cover an image at least as large, evenly spread on each axis."""
+    starts = []
+    for n, patch in zip(size, patch_size, strict=True):
+        count = ceil((n - patch) / (patch * (1 - overlap))) + 1
+        last = n - patch
+        starts.append([round(i * last / max(count - 1, 1)) for i in range(count)])
+    for z, y, x in product(*starts):
+        dz, dy, dx = patch_size
+        yield slice(z, z + dz), slice(y, y + dy), slice(x, x + dx)
+
+
+def gaussian_weight(patch_size: Shape) -> Tensor:
+    """Weight (Z, Y, X) of a window's voxels: a Gaussian of an eighth of the patch, never zero."""
+    axes = []
+    for n in patch_size:
+        offset = torch.arange(n) - (n - 1) / 2
+        axes.append(torch.exp(-0.5 * (offset / (n / 8)) ** 2))
+    weight = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
+    return (weight / weight.max()).clamp(min=1e-4)

@@ -1,0 +1,128 @@
+"""What the data implied: written once by analyze as ``config.json``, obeyed by every later stage.
+
+Per-axis values in the file are (x, y, z); the properties of ``Plan`` give them in array order.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mist_core.config import array_order
+from mist_core.errors import DataError
+from mist_core.files import read_json
+from mist_core.geometry import Shape, Triple
+
+# What each stage reads of the plan. A change elsewhere in it leaves the stage's outputs alone.
+READ_BY = {
+    "preprocess": ("dataset_info", "spatial_config.target_spacing", "preprocessing"),
+    "train": (
+        "dataset_info",
+        "spatial_config.target_spacing",
+        "spatial_config.patch_size",
+        "preprocessing",
+        "model",
+    ),
+    "evaluate": ("evaluation",),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetInfo(_Part):
+    """Facts of the description. ``labels`` are label values; their position is the class index."""
+
+    task: str
+    modality: str
+    images: tuple[str, ...]
+    labels: tuple[int, ...]
+
+
+class SpatialConfig(_Part):
+    """The training grid."""
+
+    patch_size: tuple[int, int, int]
+    target_spacing: tuple[float, float, float]
+    median_resampled_image_size: tuple[int, int, int]
+
+
+class CtNormalization(_Part):
+    """Window and z-score of one CT channel, from the voxels inside any label."""
+
+    window_min: float
+    window_max: float
+    z_score_mean: float
+    z_score_std: float
+
+
+class Preprocessing(_Part):
+    """How intensities and extents are brought together."""
+
+    crop_to_foreground: bool
+    normalize_with_nonzero_mask: bool
+    ct_normalization: tuple[CtNormalization, ...] | None  # one per channel; None unless CT
+
+
+class ModelSize(_Part):
+    """Width of the network at both ends."""
+
+    in_channels: int
+    out_channels: int
+
+
+class ClassLabels(_Part):
+    """The label values that make up one evaluated class."""
+
+    labels: tuple[int, ...]
+
+
+class Plan(_Part):
+    """All of ``config.json``."""
+
+    mist_version: str
+    dataset_info: DatasetInfo
+    spatial_config: SpatialConfig
+    preprocessing: Preprocessing
+    model: ModelSize
+    evaluation: dict[str, ClassLabels]
+
+    @property
+    def patch_size(self) -> Shape:
+        """Voxels, (z, y, x)."""
+        return array_order(self.spatial_config.patch_size)
+
+    @property
+    def target_spacing_mm(self) -> Triple:
+        """Millimetres, (z, y, x)."""
+        return array_order(self.spatial_config.target_spacing)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read ``config.json``. Raises DataError naming each field that a hand edit broke."""
+    return parse_plan(read_json(path), str(path))
+
+
+def parse_plan(fields: Any, source: str) -> Plan:
+    """Check a plan that came from ``source``, a file name for the message."""
+    try:
+        return Plan.model_validate(fields)
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        raise DataError(
+            f"{source}: expected a plan written by analyze, found mistakes in: {places}. "
+            "Delete the file to have it made again."
+        ) from error
+
+
+def part_read_by(stage: str, plan: dict[str, Any]) -> str:
+    """The part of a plan that one stage obeys, as JSON text to compare."""
+    part = {}
+    for path in READ_BY[stage]:
+        value: Any = plan
+        for key in path.split("."):
+            value = value[key]
+        part[path] = value
+    return json.dumps(part, sort_keys=True)

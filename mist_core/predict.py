@@ -1,0 +1,119 @@
+"""From a preprocessed image and trained networks to a label map on the scanner's grid."""
+
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mist_core.augment import flip_axes
+from mist_core.config import Predict, Train
+from mist_core.device import MEMORY_FORMAT, best_device, has_bfloat16
+from mist_core.errors import DataError
+from mist_core.files import read_json
+from mist_core.geometry import Origin
+from mist_core.io import Volume
+from mist_core.labels import smallest_uint, to_values
+from mist_core.models import build
+from mist_core.patches import sliding_window
+from mist_core.plan import Plan, parse_plan
+from mist_core.resample import strongest_class
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """What a model file holds, ready to run."""
+
+    network: nn.Module
+    plan: Plan
+    train: Train
+
+
+def load_model(path: Path, device: torch.device) -> TrainedModel:
+    """Read a model file; nothing in it can run code. Raises DataError for any other file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        plan, train = parse_plan(state["plan"], str(path)), Train(**state["train"])
+    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"{path}: expected a model file of this product, found something else ({error})."
+        ) from error
+    network = build(
+        train.model,
+        in_channels=plan.model.in_channels,
+        out_channels=plan.model.out_channels,
+        patch_size=plan.patch_size,
+        spacing=plan.target_spacing_mm,
+    )
+    network.load_state_dict(state["weights"])
+    network = network.to(device, memory_format=MEMORY_FORMAT).eval()
+    return TrainedModel(network, plan, train)
+
+
+def load_models(paths: Sequence[Path]) -> list[TrainedModel]:
+    """Several model files, on the best device."""
+    return [load_model(path, best_device()) for path in paths]
+
+
+def predict_case(
+    models: Sequence[TrainedModel], image: Path, geometry: Path, settings: Predict
+) -> Volume:
+    """The label map of one preprocessed case, from the files that preprocess wrote."""
+    device = best_device()
+    array = np.load(image, mmap_mode="r", allow_pickle=False)
+    logits = predict(models, array, settings, device, has_bfloat16(device))
+    origin = Origin.from_json(read_json(geometry))
+    return restore(logits, origin, models[0].plan.dataset_info.labels)
+
+
+def predict(
+    models: Sequence[TrainedModel],
+    image: NDArray[np.float32],
+    settings: Predict,
+    device: torch.device,
+    amp: bool,
+) -> Tensor:
+    """Mean logits (K, Z, Y, X), float32, of one or several models for an image (C, Z, Y, X)."""
+    tensor = torch.tensor(image, device=device)
+    total: Tensor | None = None
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        for model in models:
+            logits = sliding_window(
+                model.network,
+                tensor,
+                model.plan.patch_size,
+                overlap=settings.overlap,
+                flip_axes=flip_axes(model.train.augment) if settings.flips else (),
+                batch_size=settings.window_batch,
+            )
+            total = logits if total is None else total.add_(logits)
+        if total is None:
+            raise ValueError("expected at least one model")
+        return total.div_(len(models))
+
+
+@torch.inference_mode()
+def restore(logits: Tensor, origin: Origin, labels: Sequence[int]) -> Volume:
+    """Label values on the original grid.
+
+    Probabilities are interpolated and the strongest class taken there: deciding on the training
+    grid first would lose up to half a voxel at every border. Outside the part that was kept is
+    background.
+    """
+    probabilities = logits.softmax(dim=0)
+
+    def maps() -> Iterator[NDArray[np.float32]]:
+        for values in probabilities:
+            yield values.cpu().numpy()
+
+    kept = origin.original.cropped(origin.box)
+    indices = np.zeros(origin.original.shape, smallest_uint(len(labels)))
+    indices[origin.box] = strongest_class(maps(), origin.training, kept, indices.dtype)
+    return Volume(to_values(indices, labels), origin.original)

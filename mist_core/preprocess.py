@@ -1,0 +1,100 @@
+"""Bring a case to the training grid and to one range of intensities."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mist_core.errors import DataError
+from mist_core.files import write_json
+from mist_core.geometry import Box, Geometry, Origin, box_of, union_box
+from mist_core.intensity import foreground_box, window_and_scale, z_score
+from mist_core.io import Volume, write_array
+from mist_core.labels import sample_coordinates, to_indices
+from mist_core.plan import Plan
+from mist_core.resample import canonical, resample_image, resample_labels
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessed:
+    """A case on the training grid, and what is needed to go back."""
+
+    image: NDArray[np.float32]  # (C, Z, Y, X)
+    labels: NDArray[Any] | None  # (Z, Y, X), class indices
+    origin: Origin
+
+
+def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Preprocessed:
+    """Crop, turn to LPS, resample and normalise the channels and the label map of one case.
+
+    Raises DataError when the channels do not share a grid or a label is not in the plan.
+    """
+    original = images[0].geometry
+    for name, other in zip(
+        [*plan.dataset_info.images[1:], "the mask"], [*images[1:], mask or images[0]], strict=True
+    ):
+        if not other.geometry.matches(original):
+            raise DataError(
+                f"{name}: expected the grid of {plan.dataset_info.images[0]} ({original}), "
+                f"found {other.geometry}. Resample one onto the other, or mend the header."
+            )
+    box = _kept_box(images[0], mask, plan)
+    labels = mask and _cropped(mask, box)
+    channels = [canonical(_cropped(image, box)) for image in images]
+    grid = channels[0].geometry.with_spacing(plan.target_spacing_mm)
+    return Preprocessed(
+        image=np.stack(
+            [
+                _normalised(resample_image(channel, grid).array, index, plan)
+                for index, channel in enumerate(channels)
+            ]
+        ),
+        labels=labels and _resampled_labels(labels, grid, plan.dataset_info.labels),
+        origin=Origin(original, box, grid),
+    )
+
+
+def _kept_box(image: Volume, mask: Volume | None, plan: Plan) -> Box:
+    whole = tuple(slice(0, n) for n in image.array.shape)
+    if not plan.preprocessing.crop_to_foreground:
+        return whole  # type: ignore[return-value]
+    box = foreground_box(image.array)
+    labelled = None if mask is None else box_of(mask.array > 0)
+    return union_box(box, labelled) if labelled else box
+
+
+def _cropped(volume: Volume, box: Box) -> Volume:
+    return Volume(volume.array[box], volume.geometry.cropped(box))
+
+
+def _resampled_labels(mask: Volume, grid: Geometry, labels: Sequence[int]) -> NDArray[Any]:
+    try:
+        indices = to_indices(mask.array, labels)
+    except ValueError as error:
+        raise DataError(f"the mask: {error}. Mend the label map or the dataset.") from None
+    return resample_labels(canonical(Volume(indices, mask.geometry)), grid, len(labels)).array
+
+
+def _normalised(image: NDArray[np.float32], channel: int, plan: Plan) -> NDArray[np.float32]:
+    ct = plan.preprocessing.ct_normalization
+    if ct is None:
+        return z_score(image, plan.preprocessing.normalize_with_nonzero_mask)
+    numbers = ct[channel]
+    window = (numbers.window_min, numbers.window_max)
+    return window_and_scale(image, window, numbers.z_score_mean, numbers.z_score_std)
+
+
+def write(done: Preprocessed, folder: Path, case_id: str, plan: Plan, samples: int) -> None:
+    """Write ``images``, ``labels``, ``foreground`` (.npy) and ``geometry`` (.json) of a case."""
+    write_array(folder / "images" / f"{case_id}.npy", done.image)
+    write_json(folder / "geometry" / f"{case_id}.json", done.origin.to_json())
+    if done.labels is not None:
+        n_classes = len(plan.dataset_info.labels)
+        seed = zlib.crc32(case_id.encode())
+        coordinates = sample_coordinates(done.labels, n_classes, samples, seed)
+        write_array(folder / "labels" / f"{case_id}.npy", done.labels)
+        write_array(folder / "foreground" / f"{case_id}.npy", coordinates)

@@ -1,0 +1,71 @@
+"""Rank experiments and strategies by their scores on the same cases.
+
+For each case and metric the candidates are ranked, 1 the best, ties sharing the mean of their
+ranks; a candidate's score is its mean rank. Bakas et al., arXiv 1811.02629 (BraTS).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from mist_core.dataset import RESERVED_IDS
+from mist_core.errors import DataError
+from mist_core.metrics import METRICS
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def rank(tables: Mapping[str, Rows]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Summary rows (strategy, average_rank), best first, and mean ranks per column.
+
+    ``tables`` maps a candidate's name to the rows of its results.csv; summary rows are left out.
+    Raises DataError when the tables do not have the same cases and columns, or a value is missing.
+    """
+    names = list(tables)
+    columns, ids = _shared_layout(tables)
+    values = np.array(
+        [[[float(row[c]) for c in columns] for row in _cases(tables[n], ids)] for n in names]
+    )  # (candidates, cases, columns)
+    if np.isnan(values).any():
+        raise DataError("results: expected a number in every cell, found NaN. Evaluate again.")
+    higher = np.array([higher_is_better(c) for c in columns])
+    ranks = rankdata(np.where(higher, -values, values), method="average", axis=0)
+    average = ranks.mean(axis=(1, 2))
+    best_first = np.argsort(average, kind="stable")
+    summary: list[dict[str, object]] = [
+        {"strategy": names[i], "average_rank": round(float(average[i]), 4)} for i in best_first
+    ]
+    detailed: list[dict[str, object]] = [
+        {"strategy": names[i]}
+        | {c: round(float(r), 4) for c, r in zip(columns, ranks[i].mean(axis=0), strict=True)}
+        for i in best_first
+    ]
+    return summary, detailed
+
+
+def higher_is_better(column: str) -> bool:
+    """The direction of ``<class>_<metric>``, from the longest metric name that it ends with."""
+    fitting = [name for name in METRICS if column.endswith(f"_{name}")]
+    if not fitting:
+        raise DataError(f"results: expected columns <class>_<metric>, found {column!r}.")
+    return METRICS[max(fitting, key=len)].higher_is_better
+
+
+def _shared_layout(tables: Mapping[str, Rows]) -> tuple[list[str], list[str]]:
+    first, *others = tables
+    columns = [c for c in tables[first][0] if c != "id"]
+    ids = [row["id"] for row in tables[first] if row["id"] not in RESERVED_IDS]
+    for name in others:
+        there = {row["id"] for row in tables[name]} - set(RESERVED_IDS)
+        if there != set(ids) or set(tables[name][0]) - {"id"} != set(columns):
+            raise DataError(
+                f"results of {name}: expected the cases and columns of {first}, found others "
+                f"({sorted(there ^ set(ids))[:5]}). Evaluate both on the same cases."
+            )
+    return columns, ids
+
+
+def _cases(rows: Rows, ids: Sequence[str]) -> list[Mapping[str, str]]:
+    by_id = {row["id"]: row for row in rows}
+    return [by_id[i] for i in ids]

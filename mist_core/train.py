@@ -1,0 +1,239 @@
+"""Train one network on one fold, from memory-mapped arrays to one file that is enough to predict.
+
+Everything random comes from (seed, fold, step), so a run that was stopped goes on from its
+checkpoint as if it had not been.
+"""
+
+import csv
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from mist_core import __version__
+from mist_core.augment import augment
+from mist_core.config import Train
+from mist_core.device import MEMORY_FORMAT, best_device, has_bfloat16
+from mist_core.errors import DataError
+from mist_core.files import replacing
+from mist_core.losses import LOSSES, deep_supervision
+from mist_core.models import build
+from mist_core.patches import TrainingCase, draw_batch
+from mist_core.plan import Plan
+
+log = logging.getLogger(__name__)
+
+STEPS_PER_EPOCH = 250
+DRAW, AUGMENT = 0, 1  # what a random stream is for
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a fold keeps what it makes."""
+
+    checkpoint: Path
+    logs: Path
+
+
+def train(
+    cases: list[TrainingCase],
+    plan: Plan,
+    settings: Train,
+    fold: int,
+    paths: Paths,
+    identity: str,
+) -> nn.Module:
+    """Fit a network to the cases and return it.
+
+    Resumes from ``paths.checkpoint`` when that was written under the same ``identity``, a text
+    that stands for the data and the settings. Raises DataError when the loss stops being finite.
+    """
+    device = best_device()
+    amp = has_bfloat16(device) if settings.amp == "auto" else settings.amp
+    torch.manual_seed(settings.seed + fold)
+    model = new_model(plan, settings.model).to(device, memory_format=MEMORY_FORMAT)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    loss_function = LOSSES[settings.loss]
+    epoch_steps = steps_per_epoch(settings, len(cases))
+    all_steps = settings.epochs * epoch_steps
+    first_epoch, history = resume(paths.checkpoint, identity, model, optimizer)
+    log.info(
+        "%s: %d cases, %.1f M parameters, patch %s (z, y, x), %d epochs of %d steps, %s%s",
+        f"fold {fold}",
+        len(cases),
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        plan.patch_size,
+        settings.epochs,
+        epoch_steps,
+        device,
+        ", bfloat16" if amp else "",
+    )
+
+    board = SummaryWriter(str(paths.logs), purge_step=first_epoch)
+    for epoch in range(first_epoch, settings.epochs):
+        model.train()
+        started = time.perf_counter()
+        running = torch.zeros((), device=device)
+        for step in range(epoch * epoch_steps, (epoch + 1) * epoch_steps):
+            images, labels = draw_batch(
+                cases,
+                settings.batch_size,
+                plan.patch_size,
+                settings.foreground_probability,
+                (settings.seed, fold, step, DRAW),
+            )
+            images = images.to(device, memory_format=MEMORY_FORMAT)
+            images, labels = augment(
+                images,
+                labels.to(device),
+                settings.augment,
+                plan.target_spacing_mm,
+                np.random.default_rng([settings.seed, fold, step, AUGMENT]),
+            )
+            set_learning_rate(optimizer, learning_rate(step, all_steps, epoch_steps, settings))
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                outputs = model(images)
+            loss = deep_supervision(loss_function, outputs, labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+            optimizer.step()
+            running += loss.detach()
+
+        record = {
+            "epoch": epoch + 1,
+            "loss": float(running) / epoch_steps,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "patches_per_second": epoch_steps
+            * settings.batch_size
+            / (time.perf_counter() - started),
+        }
+        if not math.isfinite(record["loss"]):
+            raise DataError(
+                f"fold {fold}: expected a finite loss, found {record['loss']} in epoch "
+                f"{epoch + 1}. Lower train.learning_rate (now {settings.learning_rate:g})."
+            )
+        history.append(record)
+        report(record, settings.epochs, epoch_steps * settings.batch_size, board)
+        write_history(paths.logs / "history.csv", history)
+        save(
+            paths.checkpoint,
+            {
+                "identity": identity,
+                "epoch": epoch + 1,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+            },
+        )
+    board.close()
+    return model
+
+
+def learning_rate(step: int, all_steps: int, epoch_steps: int, settings: Train) -> float:
+    """Linear warm-up from a hundredth, then half a cosine to zero, counted in steps.
+
+    The warm-up takes ``warmup_epochs``, but never more than a tenth of the run.
+    """
+    warmup = min(settings.warmup_epochs * epoch_steps, all_steps // 10)
+    if step < warmup:
+        return settings.learning_rate * (0.01 + 0.99 * step / warmup)
+    progress = (step - warmup) / max(all_steps - warmup, 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The same rate for every parameter."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def steps_per_epoch(settings: Train, n_cases: int) -> int:
+    """As set, or 250, or what one pass over the cases takes if that is more."""
+    if settings.steps_per_epoch != "auto":
+        return settings.steps_per_epoch
+    return max(STEPS_PER_EPOCH, math.ceil(n_cases / settings.batch_size))
+
+
+def new_model(plan: Plan, name: str) -> nn.Module:
+    """The network that fits the plan, with fresh weights."""
+    return build(
+        name,
+        in_channels=plan.model.in_channels,
+        out_channels=plan.model.out_channels,
+        patch_size=plan.patch_size,
+        spacing=plan.target_spacing_mm,
+    )
+
+
+def resume(
+    checkpoint: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, Any]]]:
+    """Load a checkpoint of the same identity; return the epochs done and their history."""
+    if not checkpoint.exists():
+        return 0, []
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if state["identity"] != identity:
+        log.info("%s is of other data or settings: starting anew", checkpoint)
+        return 0, []
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    log.info("%s: going on after epoch %d", checkpoint, state["epoch"])
+    return state["epoch"], state["history"]
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write under a temporary name, then rename: a kill never leaves half a file."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def save_model(path: Path, model: nn.Module, plan: Plan, settings: Train, fold: int) -> None:
+    """One file with all that prediction needs: weights, plan, settings, versions."""
+    weights: dict[str, Tensor] = {k: v.cpu() for k, v in model.state_dict().items()}
+    save(
+        path,
+        {
+            "weights": weights,
+            "plan": plan.model_dump(mode="json"),
+            "train": settings.model_dump(mode="json"),
+            "fold": fold,
+            "versions": {"mist_core": __version__, "torch": str(torch.__version__)},
+        },
+    )
+
+
+def report(record: dict[str, Any], epochs: int, patches: int, board: SummaryWriter) -> None:
+    """One log line and the TensorBoard scalars of an epoch."""
+    left = (epochs - record["epoch"]) * patches / record["patches_per_second"]
+    log.info(
+        "epoch %d/%d  loss %.4f  lr %.2e  %.2f patches/s  %s left",
+        record["epoch"],
+        epochs,
+        record["loss"],
+        record["learning_rate"],
+        record["patches_per_second"],
+        time.strftime("%H:%M:%S", time.gmtime(left)),
+    )
+    for name in ("loss", "learning_rate", "patches_per_second"):
+        board.add_scalar(name, record[name], record["epoch"])
+
+
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """All epochs so far, as a table."""
+    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

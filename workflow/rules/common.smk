@@ -1,0 +1,180 @@
+"""
+The checked config, the cases, the folds, and the few helpers that rules share.
+
+All that is wrong with the config and the files of the dataset is said here, at once, before any
+job.
+"""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import IncompleteCheckpointException
+
+from mist_core.config import read_config
+from mist_core.dataset import find_cases, read_dataset
+from mist_core.errors import DataError
+from mist_core.folds import assign_folds, read_recorded_folds
+from mist_core.plan import part_read_by
+from mist_core.postprocess import read_strategy
+
+# Jobs find this environment's python also when snakemake was called by its path.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+SCRIPTS = os.path.relpath(Path(workflow.current_basedir) / "../scripts")
+SMALL_CASE_MB = 16  # what one job reads at most when it works ahead, in auto
+MOST_AHEAD = 32
+
+
+def checked():
+    """The config, the dataset and its cases; a list of all problems ends the run."""
+    problems = []
+    settings = dataset = train = test = None
+    try:
+        settings = read_config(config)
+        for path in settings.postprocess.strategies:
+            try:
+                read_strategy(Path(path))
+            except DataError as error:
+                problems.append(str(error))
+        if settings.dataset:
+            dataset = Path(settings.dataset)
+            train, test = find_cases(
+                read_dataset(dataset), settings.limit_cases, settings.analyze.folds
+            )
+        else:
+            from mist_core.demo import demo_cases
+
+            dataset = Path("data/demo")
+            train, test = demo_cases(dataset)
+    except DataError as error:
+        problems.append(str(error))
+    if problems:
+        sys.exit("ERROR: " + "\n".join(problems))
+    return settings, dataset, train, test
+
+
+CONFIG, DATASET, TRAIN, TEST = checked()
+CASES = TRAIN | TEST
+EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiments}
+STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
+N_FOLDS = CONFIG.analyze.folds
+FOLDS = assign_folds(
+    TRAIN, N_FOLDS, read_recorded_folds(Path(CONFIG.results) / "folds.json", N_FOLDS)
+)
+PLAN = f"{CONFIG.results}/config.json"
+
+
+pathvars:
+    results=CONFIG.results,
+    numpy=CONFIG.numpy,
+
+
+wildcard_constraints:
+    case="|".join(map(re.escape, CASES)),
+    fold=r"\d+",
+    experiment="|".join(map(re.escape, EXPERIMENTS)),
+    strategy="|".join(map(re.escape, STRATEGIES)) or "(?!)",
+
+
+def settings(section):
+    """A section of the config as JSON, with the overrides of the experiment if there is one."""
+
+    def value(wildcards):
+        chosen = EXPERIMENTS[wildcards.experiment] if "experiment" in wildcards.keys() else CONFIG
+        return getattr(chosen, section).model_dump_json()
+
+    return value
+
+
+def plan(stage):
+    """The part of the plan that a stage obeys; a change elsewhere leaves its outputs alone.
+
+    Together with ``ancient(PLAN)`` as an input, this lets one invocation find exactly what a new
+    plan makes necessary: the checkpoint brings the new plan in, the fallback keeps a job comparable
+    in the first pass, before analyze has run.
+    """
+
+    def value(wildcards):
+        try:
+            path = checkpoints.analyze.get().output.plan
+        except IncompleteCheckpointException:
+            path = PLAN
+            if not os.path.exists(path):
+                raise
+        with open(path) as stream:
+            return part_read_by(stage, json.load(stream))
+
+    return value
+
+
+def images(wildcards):
+    return CASES[wildcards.case].images
+
+
+def mask(wildcards):
+    return CASES[wildcards.case].mask
+
+
+def cases_per_job():
+    """As set, or as many as add up to a few megabytes without leaving a core idle."""
+    if CONFIG.cases_per_job != "auto":
+        return CONFIG.cases_per_job
+    files = [path for case in CASES.values() for path in case.images if path.exists()]
+    mean_mb = sum(path.stat().st_size for path in files) / 1e6 / max(len(CASES), 1)
+    by_size = SMALL_CASE_MB / max(mean_mb, SMALL_CASE_MB / MOST_AHEAD)
+    by_core = math.ceil(len(TRAIN) / max(workflow.cores or 1, 1))
+    return max(1, min(int(by_size), by_core))
+
+
+def mates(cases):
+    """For each case, the others that its job may do ahead: its neighbours in chunks of the list."""
+    cases, size = list(cases), cases_per_job()
+    chunks = [cases[i : i + size] for i in range(0, len(cases), size)]
+    return {c: chunk[k + 1 :] + chunk[:k] for chunk in chunks for k, c in enumerate(chunk)}
+
+
+def ahead(mates):
+    """Params that name the mates. Taking ``input`` keeps them out of what triggers a rerun."""
+    return lambda wildcards, input: mates[wildcards.case]
+
+
+def held_out(fold):
+    """Cases of a fold: scored, not trained on."""
+    return [case for case in TRAIN if FOLDS[case] == int(fold)]
+
+
+def trained_on(fold):
+    return [case for case in TRAIN if FOLDS[case] != int(fold)]
+
+
+MATES = mates(TRAIN) | mates(TEST)
+FOLD_MATES = {c: m for k in range(N_FOLDS) for c, m in mates(held_out(k)).items()} | mates(TEST)
+
+
+def candidates():
+    """Every experiment with its raw predictions and with each strategy, by name."""
+    for experiment in EXPERIMENTS:
+        home = f"{CONFIG.results}/{experiment}"
+        yield f"{experiment}/raw", f"{home}/results.csv", f"{home}/predictions/train/raw"
+        for strategy in STRATEGIES:
+            place = f"{home}/postprocess/{strategy}"
+            yield (
+                f"{experiment}/{strategy}",
+                f"{place}/postprocess_results.csv",
+                f"{place}/predictions/train",
+            )
+
+
+def test_predictions():
+    """All that is wanted of the test cases; nothing when there are none."""
+    if not TEST:
+        return []
+    folders = ["predictions/test", *[f"postprocess/{s}/predictions/test" for s in STRATEGIES]]
+    return [f"{CONFIG.results}/test_paths.csv"] + expand(
+        "<results>/{experiment}/{folder}/{case}.nii.gz",
+        experiment=EXPERIMENTS,
+        folder=folders,
+        case=TEST,
+    )

@@ -1,0 +1,76 @@
+"""
+Experiments and strategies against each other, and the report.
+
+in:  all results tables
+out: <results>/rank/ranking.csv, ranking_detailed.csv, <results>/report.html, summary.txt
+"""
+
+NAMES, TABLES, FOLDERS = zip(*candidates())
+
+
+rule rank:
+    input:
+        TABLES,
+    output:
+        summary="<results>/rank/ranking.csv",
+        detailed="<results>/rank/ranking_detailed.csv",
+    log:
+        "<results>/logs/rank.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        script=f"{SCRIPTS}/rank.py",
+        names=NAMES,
+    shell:
+        r"""
+        python {params.script:q} \
+            --results {input:q} \
+            --names {params.names:q} \
+            --output-csv {output.summary:q} \
+            --output-detailed-csv {output.detailed:q} \
+            > {log:q} 2>&1
+        """
+
+
+rule report:
+    input:
+        results=TABLES,
+        ranking="<results>/rank/ranking.csv",
+        models=expand(
+            "<results>/{experiment}/models/fold_{fold}.pt",
+            experiment=EXPERIMENTS,
+            fold=range(N_FOLDS),
+        ),
+        plan=ancient(PLAN),
+        paths=ancient("<results>/train_paths.csv"),
+    output:
+        page="<results>/report.html",
+        summary="<results>/summary.txt",
+    log:
+        "<results>/logs/report.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        script=f"{SCRIPTS}/report.py",
+        names=NAMES,
+        folders=FOLDERS,
+        logs=expand(
+            "{results}/{experiment}/logs/fold_{fold}",
+            results=CONFIG.results,
+            experiment=EXPERIMENTS,
+            fold=range(N_FOLDS),
+        ),
+    shell:
+        r"""
+        python {params.script:q} \
+            --plan {input.plan:q} \
+            --paths {input.paths:q} \
+            --names {params.names:q} \
+            --results {input.results:q} \
+            --predictions {params.folders:q} \
+            --ranking {input.ranking:q} \
+            --logs {params.logs:q} \
+            --output {output.page:q} \
+            --summary {output.summary:q} \
+            > {log:q} 2>&1
+        """

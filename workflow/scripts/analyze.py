@@ -1,0 +1,46 @@
+"""Merge the fingerprints of the training cases into the plan, the folds and the path tables."""
+
+import json
+from pathlib import Path
+
+from mist_core import analyze, cli
+from mist_core.config import Analyze
+from mist_core.dataset import find_cases, read_dataset
+from mist_core.files import read_json, write_json, write_rows
+from mist_core.folds import assign_folds, read_recorded_folds, write_recorded_folds
+
+
+def main() -> None:
+    p = cli.parser(__doc__)
+    p.add_argument("--dataset", type=Path, required=True, help="dataset JSON")
+    p.add_argument("--fingerprints", type=Path, required=True, help="folder of <case>.json")
+    p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
+    p.add_argument("--limit-cases", type=int, help="use only the first so many cases")
+    p.add_argument("--output", type=Path, required=True, help="the results folder")
+    args = p.parse_args()
+    settings = Analyze(**args.settings)
+
+    dataset = read_dataset(args.dataset)
+    cases, _ = find_cases(dataset, args.limit_cases, settings.folds)
+    prints = [
+        analyze.fingerprint_from_json(read_json(args.fingerprints / f"{case_id}.json"))
+        for case_id in cases
+    ]
+    plan = analyze.make_plan(prints, dataset, settings)
+
+    record = args.output / "folds.json"
+    folds = assign_folds(cases, settings.folds, read_recorded_folds(record, settings.folds))
+    rows = [
+        {"id": c.id, "fold": folds[c.id], "mask": c.mask}
+        | dict(zip(dataset.channels, c.images, strict=True))
+        for c in cases.values()
+    ]
+    boxes = [analyze.box_row(fingerprint) for fingerprint in prints]
+    write_recorded_folds(record, settings.folds, folds)
+    write_rows(args.output / "train_paths.csv", list(rows[0]), rows)
+    write_rows(args.output / "fg_bboxes.csv", list(boxes[0]), boxes)
+    write_json(args.output / "config.json", plan.model_dump(mode="json"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,43 @@
+"""Predict label maps of preprocessed cases on their original grids, with one model or several."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mist_core import cli
+
+
+def main() -> None:
+    p = cli.case_parser(__doc__)
+    p.add_argument("--numpy", type=Path, required=True, help="folder of the preprocessed arrays")
+    p.add_argument("--models", type=Path, nargs="+", required=True, help="averaged")
+    p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
+    args = p.parse_args()
+
+    def arrays(case_id: str) -> tuple[Path, Path]:
+        return args.numpy / f"images/{case_id}.npy", args.numpy / f"geometry/{case_id}.json"
+
+    def key(case_id: str) -> str:
+        return cli.digest(args.settings, *args.models, *arrays(case_id))
+
+    @cache
+    def loaded() -> Any:
+        from mist_core import predict
+
+        return predict.load_models(args.models)
+
+    def compute(case_id: str, folder: Path) -> None:
+        from mist_core import io, predict
+        from mist_core.config import Predict
+
+        image, geometry = arrays(case_id)
+        settings = Predict(**args.settings)
+        volume = predict.predict_case(loaded(), image, geometry, settings)
+        io.write_volume(folder / f"{case_id}.nii.gz", volume)
+
+    cli.do_cases(cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute), args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

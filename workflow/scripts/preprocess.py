@@ -1,0 +1,46 @@
+"""Bring cases to the training grid: arrays that can be memory-mapped, and the way back."""
+
+from pathlib import Path
+
+from mist_core import cli
+from mist_core.dataset import read_dataset
+from mist_core.files import read_json
+from mist_core.plan import part_read_by
+
+
+def main() -> None:
+    p = cli.case_parser(__doc__)
+    p.add_argument("--dataset", type=Path, required=True, help="dataset JSON")
+    p.add_argument("--plan", type=Path, required=True, help="config.json written by analyze")
+    p.add_argument("--foreground-samples", type=int, default=10_000, help="voxels per class")
+    args = p.parse_args()
+    dataset = read_dataset(args.dataset)
+    obeyed = part_read_by("preprocess", read_json(args.plan))
+
+    def outputs(case_id: str) -> list[str]:
+        names = [f"images/{case_id}.npy", f"geometry/{case_id}.json"]
+        if dataset.case(case_id).mask:
+            names += [f"labels/{case_id}.npy", f"foreground/{case_id}.npy"]
+        return names
+
+    def key(case_id: str) -> str:
+        case = dataset.case(case_id)
+        files = [*case.images, *([case.mask] if case.mask else [])]
+        return cli.digest(obeyed, args.foreground_samples, *files)
+
+    def compute(case_id: str, folder: Path) -> None:
+        from mist_core import io, preprocess
+        from mist_core.plan import read_plan
+
+        case = dataset.case(case_id)
+        plan = read_plan(args.plan)
+        images = [io.read_image(path) for path in case.images]
+        mask = io.read_labels(case.mask) if case.mask else None
+        done = preprocess.preprocess(images, mask, plan)
+        preprocess.write(done, folder, case_id, plan, args.foreground_samples)
+
+    cli.do_cases(cli.CaseWork(outputs, key, compute), args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,41 @@
+"""Train one fold. Run again, it goes on from its checkpoint."""
+
+import json
+from pathlib import Path
+
+from mist_core import cli, train
+from mist_core.config import Train
+from mist_core.errors import DataError
+from mist_core.files import read_json, read_rows
+from mist_core.patches import open_case
+from mist_core.plan import parse_plan, part_read_by
+
+
+def main() -> None:
+    p = cli.parser(__doc__)
+    p.add_argument("--paths", type=Path, required=True, help="train_paths.csv: ids and folds")
+    p.add_argument("--numpy", type=Path, required=True, help="folder of the preprocessed arrays")
+    p.add_argument("--plan", type=Path, required=True, help="config.json written by analyze")
+    p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
+    p.add_argument("--fold", type=int, required=True, help="the fold that is held out")
+    p.add_argument("--model", type=Path, required=True, help="the model file to write")
+    p.add_argument("--checkpoint", type=Path, required=True, help="written after every epoch")
+    p.add_argument("--logs", type=Path, required=True, help="folder for TensorBoard")
+    args = p.parse_args()
+    settings = Train(**args.settings)
+    plan_fields = read_json(args.plan)
+    plan = parse_plan(plan_fields, str(args.plan))
+
+    ids = [row["id"] for row in read_rows(args.paths) if int(row["fold"]) != args.fold]
+    arrays = [args.numpy / kind / f"{i}.npy" for i in ids for kind in ("images", "labels")]
+    if missing := [path for path in arrays if not path.exists()]:
+        raise DataError(f"{missing[0]}: expected a preprocessed array, found none. Preprocess.")
+    identity = cli.digest(args.settings, part_read_by("train", plan_fields), *arrays)
+    cases = [open_case(args.numpy, case_id) for case_id in ids]
+    paths = train.Paths(args.checkpoint, args.logs)
+    model = train.train(cases, plan, settings, args.fold, paths, identity)
+    train.save_model(args.model, model, plan, settings, args.fold)
+
+
+if __name__ == "__main__":
+    cli.run(main)
