@@ -21,4 +21,6 @@ use rule * from mist
 onsuccess:
     summary = Path(config["results"]) / "summary.txt"
     if summary.exists():
-        print(f"\n{summary.read_text()}\nReport: {summary.with_name('report.html')}")
+        print(
+            f"\n{summary.read_text()}\nReport: {summary.with_name('report.html')}"
+        )

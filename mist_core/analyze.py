@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+import numpy as np
 from mist_core import __version__
 from mist_core.config import Analyze, array_order
 from mist_core.dataset import Case, Dataset
@@ -161,8 +161,10 @@ def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze
         else array_order(settings.target_spacing)
     )
     reduction = float(np.mean([1 - prod(p.cropped_size) / prod(p.size) for p in prints]))
-    crop = reduction >= CROP_FROM if settings.crop_to_foreground == "auto" else (
-        settings.crop_to_foreground
+    crop = (
+        reduction >= CROP_FROM
+        if settings.crop_to_foreground == "auto"
+        else (settings.crop_to_foreground)
     )
     size = median_size(
         [p.cropped_size if crop else p.size for p in prints], [p.spacing for p in prints], spacing

@@ -107,18 +107,19 @@ class MetricOptions(Section):
     tolerance: float | None = Field(None, ge=0, description="mm, surf_dice only; default 1.0")
 
 
+MetricName = Literal["dice", "haus95", "avg_surf", "surf_dice"]
+DEFAULT_METRICS: dict[MetricName, MetricOptions] = {
+    "dice": MetricOptions(),
+    "haus95": MetricOptions(),
+    "avg_surf": MetricOptions(),
+    "surf_dice": MetricOptions(tolerance=1.0),
+}
+
+
 class Evaluate(Section):
     """What is measured, for which classes."""
 
-    metrics: dict[Literal["dice", "haus95", "avg_surf", "surf_dice"], MetricOptions] = Field(
-        default_factory=lambda: {
-            "dice": MetricOptions(tolerance=None),
-            "haus95": MetricOptions(tolerance=None),
-            "avg_surf": MetricOptions(tolerance=None),
-            "surf_dice": MetricOptions(tolerance=1.0),
-        },
-        min_length=1,
-    )
+    metrics: dict[MetricName, MetricOptions] = Field(DEFAULT_METRICS, min_length=1)
     classes: Auto | dict[str, Annotated[list[int], Field(min_length=1)]] = Field(
         "auto", description="name: label values; auto: final_classes of the dataset"
     )

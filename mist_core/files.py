@@ -1,4 +1,4 @@
-"""Small files written whole or not at all, and JSON whose mistakes are named. Imports nothing heavy."""
+"""Small files, written whole or not at all, and read with their mistakes named."""
 
 import csv
 import json

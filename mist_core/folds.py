@@ -32,7 +32,7 @@ def _shuffled(patient: str) -> str:
 
 
 def read_recorded_folds(path: Path, n_folds: int) -> dict[str, int]:
-    """Folds given out earlier; none when there is no record or it is for another number of folds."""
+    """Folds given out earlier; none without a record, or if it is for another number of folds."""
     if not path.exists():
         return {}
     record = read_json(path)

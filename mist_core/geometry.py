@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+
+import numpy as np
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -167,14 +168,17 @@ def box_of(mask: NDArray[np.bool_]) -> Box | None:
         if hits.size == 0:
             return None
         slices.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return _triple(slices)
+    z, y, x = slices
+    return z, y, x
 
 
 def union_box(first: Box, second: Box) -> Box:
     """Smallest box around two boxes."""
-    return _triple(
-        [slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second)]
+    z, y, x = (
+        slice(min(a.start, b.start), max(a.stop, b.stop))
+        for a, b in zip(first, second, strict=True)
     )
+    return z, y, x
 
 
 def _triple(values: Any) -> Any:

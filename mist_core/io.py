@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+import numpy as np
 from mist_core.errors import DataError
 from mist_core.files import replacing
 from mist_core.geometry import Geometry
@@ -30,8 +30,8 @@ def from_sitk(image: sitk.Image) -> Volume:
     return Volume(sitk.GetArrayFromImage(image), geometry_of(image))
 
 
-def geometry_of(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
-    """The Geometry in an ITK header."""
+def geometry_of(image: Any) -> Geometry:
+    """The Geometry of an ITK image, or of a reader that has read a header."""
     return Geometry.from_json(
         {
             "size": image.GetSize(),

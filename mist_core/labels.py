@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+
+import numpy as np
 
 
 def smallest_uint(largest: int) -> type[np.unsignedinteger[Any]]:
@@ -24,19 +25,19 @@ def to_indices(values: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
     if indices.min(initial=0) < 0:
         found = sorted(set(np.unique(values).tolist()) - set(labels))
         raise ValueError(f"expected label values among {list(labels)}, found {found}")
-    return indices.astype(smallest_uint(len(labels)))
+    return np.asarray(indices, smallest_uint(len(labels)))
 
 
 def to_values(indices: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
     """The inverse of ``to_indices``, in the smallest unsigned type that holds all labels."""
-    return np.asarray(labels, smallest_uint(max(labels)))[indices]
+    return np.asarray(np.asarray(labels, smallest_uint(max(labels)))[indices])
 
 
 def in_labels(values: NDArray[Any], labels: Sequence[int]) -> NDArray[np.bool_]:
     """Mask of the voxels whose label value is one of ``labels``."""
     table = np.zeros(max(int(values.max(initial=0)), *labels) + 1, bool)
     table[list(labels)] = True
-    return table[values]
+    return np.asarray(table[values])
 
 
 def sample_coordinates(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
+import numpy as np
 from mist_core.distance import Floats, SurfaceDistances, surface_distances
 from mist_core.geometry import Triple, box_of
 
@@ -94,7 +94,7 @@ def score(
     best value of each metric, one empty the worst.
     """
     scores = Scores()
-    scores.status = _status(reference.any(), prediction.any())
+    scores.status = _status(bool(reference.any()), bool(prediction.any()))
     if scores.status != "ok":
         diagonal_mm = float(np.linalg.norm(np.multiply(reference.shape, spacing)))
         for name in metrics:

@@ -7,12 +7,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import numpy as np
 from mist_core.geometry import Box, Shape
 
 
@@ -49,7 +49,10 @@ def draw_patch(
     is padded with zeros, evenly on both sides.
     """
     shape = case.labels.shape
-    start = [int(generator.integers(0, max(n - p, 0) + 1)) for n, p in zip(shape, patch_size)]
+    start = [
+        int(generator.integers(0, max(n - p, 0) + 1))
+        for n, p in zip(shape, patch_size, strict=True)
+    ]
     if case.coordinates.size and generator.random() < foreground_probability:
         classes, firsts = np.unique(case.coordinates[:, 0], return_index=True)
         ends = [*firsts[1:], len(case.coordinates)]
@@ -58,10 +61,10 @@ def draw_patch(
         inside = [int(generator.integers(p)) for p in patch_size]
         start = [
             min(max(int(v) - i, 0), max(n - p, 0))
-            for v, i, n, p in zip(voxel, inside, shape, patch_size)
+            for v, i, n, p in zip(voxel, inside, shape, patch_size, strict=True)
         ]
-    box = tuple(slice(s, min(s + p, n)) for s, p, n in zip(start, patch_size, shape))
-    margins = [(p - (b.stop - b.start)) for p, b in zip(patch_size, box)]
+    box = tuple(slice(s, min(s + p, n)) for s, p, n in zip(start, patch_size, shape, strict=True))
+    margins = [(p - (b.stop - b.start)) for p, b in zip(patch_size, box, strict=True)]
     padding = [(m // 2, m - m // 2) for m in margins]
     image = np.pad(case.image[(slice(None), *box)], [(0, 0), *padding])
     return image, np.pad(case.labels[box], padding)
@@ -104,9 +107,9 @@ def sliding_window(
     Z, Y, X = 0, 1, 2) and the logits averaged. A smaller image is padded with zeros on both sides.
     """
     size = image.shape[1:]
-    margins = [max(p - n, 0) for p, n in zip(patch_size, size)]
+    margins = [max(p - n, 0) for p, n in zip(patch_size, size, strict=True)]
     before = [m // 2 for m in margins]
-    padding = [v for m, b in zip(margins[::-1], before[::-1]) for v in (b, m - b)]
+    padding = [v for m, b in zip(margins[::-1], before[::-1], strict=True) for v in (b, m - b)]
     image = F.pad(image, padding)
     weight = gaussian_weight(patch_size).to(image.device)
     total: Tensor | None = None
@@ -124,7 +127,7 @@ def sliding_window(
             weights[box] += weight
     assert total is not None
     total /= weights
-    inner = tuple(slice(b, b + n) for b, n in zip(before, size))
+    inner = tuple(slice(b, b + n) for b, n in zip(before, size, strict=True))
     return total[(slice(None), *inner)]
 
 

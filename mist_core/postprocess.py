@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scipy import ndimage
 
+import numpy as np
 from mist_core.errors import raise_all
 from mist_core.files import read_json
 from mist_core.labels import in_labels
@@ -130,16 +130,14 @@ def _mistakes(place: str, step: Step) -> list[str]:
             f"{place}: expected a transform among {', '.join(TRANSFORMS)}, "
             f"found {step.transform!r}."
         ]
-    defaults = TRANSFORMS[step.transform].__kwdefaults__
+    defaults = TRANSFORMS[step.transform].__kwdefaults__ or {}
     problems = [
         f"{place}: expected kwargs among {', '.join(defaults)}, found {name!r}."
         for name in step.kwargs.keys() - defaults.keys()
     ]
     for name, value in step.kwargs.items():
         if name in defaults and (type(value) is not type(defaults[name]) or value < 0):
-            problems.append(
-                f"{place}: expected {name} like {defaults[name]!r}, found {value!r}."
-            )
+            problems.append(f"{place}: expected {name} like {defaults[name]!r}, found {value!r}.")
     if step.transform in PER_LABEL_ONLY and not step.per_label:
         problems.append(f"{place}: expected per_label true for {step.transform}, found false.")
     if step.apply_to_labels != ALL_LABELS and min(step.apply_to_labels) < 1:
@@ -149,10 +147,10 @@ def _mistakes(place: str, step: Step) -> list[str]:
     return problems
 
 
-def _components(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _components(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
     """Numbered components, and the voxels of each; number 0 is the rest."""
     components, _ = ndimage.label(mask, FULL)
-    return components, np.bincount(components.ravel())
+    return components.astype(np.int32, copy=False), np.bincount(components.ravel())
 
 
 def _painted(labels: Labels, where: Mask, value: int) -> Labels:

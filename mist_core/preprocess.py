@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+import numpy as np
 from mist_core.errors import DataError
 from mist_core.files import write_json
 from mist_core.geometry import Box, Geometry, Origin, box_of, union_box
@@ -43,7 +43,7 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
                 f"found {other.geometry}. Resample one onto the other, or mend the header."
             )
     box = _kept_box(images[0], mask, plan)
-    labels = mask and _cropped(mask, box)
+    labels = None if mask is None else _cropped(mask, box)
     channels = [canonical(_cropped(image, box)) for image in images]
     grid = channels[0].geometry.with_spacing(plan.target_spacing_mm)
     return Preprocessed(
@@ -53,7 +53,9 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
                 for index, channel in enumerate(channels)
             ]
         ),
-        labels=labels and _resampled_labels(labels, grid, plan.dataset_info.labels),
+        labels=None
+        if labels is None
+        else _resampled_labels(labels, grid, plan.dataset_info.labels),
         origin=Origin(original, box, grid),
     )
 

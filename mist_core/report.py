@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+import numpy as np
 from mist_core import __version__
 from mist_core.dataset import RESERVED_IDS
 from mist_core.files import read_rows
 from mist_core.io import read_image, read_labels
+from mist_core.metrics import METRICS
 from mist_core.plan import Plan
 from mist_core.resample import canonical
-
-matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402  (the backend must be chosen first)
 
 # Okabe & Ito's colours, told apart by the colour-blind too.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -117,8 +115,6 @@ def summary_text(candidates: Sequence[Candidate], ranking: Rows) -> str:
 
 
 def _metric_of(column: str) -> str:
-    from mist_core.metrics import METRICS
-
     return max((m for m in METRICS if column.endswith(f"_{m}")), key=len)
 
 

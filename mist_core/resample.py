@@ -6,10 +6,10 @@ the value of the nearest voxel holds. So no plane is lost when slices become thi
 
 from collections.abc import Iterable
 
-import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+import numpy as np
 from mist_core.geometry import Geometry, Triple
 from mist_core.io import Volume, to_sitk
 
@@ -20,7 +20,7 @@ ANISOTROPY = 3.0
 def canonical(volume: Volume) -> Volume:
     """Permute and flip axes so that they run along +z, +y, +x as nearly as they can (LPS)."""
     order, flips = volume.geometry.to_lps()
-    array = np.flip(volume.array.transpose(order), [a for a in range(3) if flips[a]])
+    array = np.flip(volume.array.transpose(order), tuple(a for a in range(3) if flips[a]))
     return Volume(np.ascontiguousarray(array), volume.geometry.moved_axes(order, flips))
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+import numpy as np
 from mist_core import __version__
 from mist_core.augment import augment
 from mist_core.config import Train
@@ -58,7 +58,8 @@ def train(
     device = best_device()
     amp = has_bfloat16(device) if settings.amp == "auto" else settings.amp
     torch.manual_seed(settings.seed + fold)
-    model = new_model(plan, settings.model).to(device, memory_format=MEMORY_FORMAT)
+    model = new_model(plan, settings.model).to(device)
+    model.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         model.parameters(),
         settings.learning_rate,

@@ -132,10 +132,11 @@ class Convolution(nn.Sequential):
     def __init__(
         self, in_features: int, out_features: int, kernel: Shape | int, stride: Shape = (1, 1, 1)
     ) -> None:
-        edges = (kernel,) * 3 if isinstance(kernel, int) else kernel
-        padding = tuple(k // 2 for k in edges)
+        z, y, x = (kernel,) * 3 if isinstance(kernel, int) else kernel
         super().__init__(
-            nn.Conv3d(in_features, out_features, edges, stride, padding, bias=False),
+            nn.Conv3d(
+                in_features, out_features, (z, y, x), stride, (z // 2, y // 2, x // 2), bias=False
+            ),
             nn.InstanceNorm3d(out_features, affine=True),
         )
 

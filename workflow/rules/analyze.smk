@@ -30,7 +30,7 @@ rule fingerprint:
             --ahead {params.ahead:q} \
             --handover {params.folder:q}/.ahead \
             --output {params.folder:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -50,7 +50,7 @@ checkpoint analyze:
         dataset=DATASET,
         settings=settings("analyze"),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
-        results=CONFIG.results,
+        results=subpath(output.plan, parent=True),
     shell:
         r"""
         python {params.script:q} \
@@ -59,7 +59,7 @@ checkpoint analyze:
             --settings {params.settings:q} \
             --output {params.results:q} \
             {params.limit} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -80,5 +80,5 @@ rule test_paths:
         python {params.script:q} \
             --dataset {params.dataset:q} \
             --output {output:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """

@@ -8,6 +8,7 @@ job.
 import json
 import math
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from snakemake.exceptions import IncompleteCheckpointException
 
 from mist_core.config import read_config
 from mist_core.dataset import find_cases, read_dataset
+from mist_core.demo import demo_cases
 from mist_core.errors import DataError
 from mist_core.folds import assign_folds, read_recorded_folds
 from mist_core.plan import part_read_by
 from mist_core.postprocess import read_strategy
 
 # Jobs find this environment's python also when snakemake was called by its path.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+shell.prefix(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 SCRIPTS = os.path.relpath(Path(workflow.current_basedir) / "../scripts")
+DEMO = Path("data/demo")  # made by rule make_demo_data when the config names no dataset
 SMALL_CASE_MB = 16  # what one job reads at most when it works ahead, in auto
 MOST_AHEAD = 32
 
@@ -30,29 +33,39 @@ MOST_AHEAD = 32
 def checked():
     """The config, the dataset and its cases; a list of all problems ends the run."""
     problems = []
-    settings = dataset = train = test = None
     try:
-        settings = read_config(config)
-        for path in settings.postprocess.strategies:
-            try:
-                read_strategy(Path(path))
-            except DataError as error:
-                problems.append(str(error))
-        if settings.dataset:
-            dataset = Path(settings.dataset)
+        chosen = read_config(config)
+        problems += problems_of_strategies(chosen.postprocess.strategies)
+        if chosen.dataset:
+            dataset = Path(chosen.dataset)
             train, test = find_cases(
-                read_dataset(dataset), settings.limit_cases, settings.analyze.folds
+                read_dataset(dataset), chosen.limit_cases, chosen.analyze.folds
             )
         else:
-            from mist_core.demo import demo_cases
-
-            dataset = Path("data/demo")
-            train, test = demo_cases(dataset)
+            dataset = DEMO
+            train, test = demo_cases(DEMO)
     except DataError as error:
         problems.append(str(error))
     if problems:
         sys.exit("ERROR: " + "\n".join(problems))
-    return settings, dataset, train, test
+    return chosen, dataset, train, test
+
+
+def problems_of_strategies(paths):
+    """Unreadable strategy files, and names that two of them share or that stand for no strategy."""
+    problems = []
+    stems = [Path(path).stem for path in paths]
+    for path, stem in zip(paths, stems):
+        if stem == "raw" or stems.count(stem) > 1:
+            problems.append(
+                f"{path}: expected a file name that no other strategy has and that is not raw, "
+                f"found {stem}. Rename the file."
+            )
+        try:
+            read_strategy(Path(path))
+        except DataError as error:
+            problems.append(str(error))
+    return problems
 
 
 CONFIG, DATASET, TRAIN, TEST = checked()
@@ -82,7 +95,11 @@ def settings(section):
     """A section of the config as JSON, with the overrides of the experiment if there is one."""
 
     def value(wildcards):
-        chosen = EXPERIMENTS[wildcards.experiment] if "experiment" in wildcards.keys() else CONFIG
+        chosen = (
+            EXPERIMENTS[wildcards.experiment]
+            if "experiment" in wildcards.keys()
+            else CONFIG
+        )
         return getattr(chosen, section).model_dump_json()
 
     return value
@@ -132,7 +149,9 @@ def mates(cases):
     """For each case, the others that its job may do ahead: its neighbours in chunks of the list."""
     cases, size = list(cases), cases_per_job()
     chunks = [cases[i : i + size] for i in range(0, len(cases), size)]
-    return {c: chunk[k + 1 :] + chunk[:k] for chunk in chunks for k, c in enumerate(chunk)}
+    return {
+        c: chunk[k + 1 :] + chunk[:k] for chunk in chunks for k, c in enumerate(chunk)
+    }
 
 
 def ahead(mates):
@@ -150,7 +169,9 @@ def trained_on(fold):
 
 
 MATES = mates(TRAIN) | mates(TEST)
-FOLD_MATES = {c: m for k in range(N_FOLDS) for c, m in mates(held_out(k)).items()} | mates(TEST)
+FOLD_MATES = {
+    c: m for k in range(N_FOLDS) for c, m in mates(held_out(k)).items()
+} | mates(TEST)
 
 
 def candidates():
@@ -167,11 +188,18 @@ def candidates():
             )
 
 
+def folder_of_predictions(wildcards, input):
+    return os.path.dirname(input.predictions[0])
+
+
 def test_predictions():
     """All that is wanted of the test cases; nothing when there are none."""
     if not TEST:
         return []
-    folders = ["predictions/test", *[f"postprocess/{s}/predictions/test" for s in STRATEGIES]]
+    folders = [
+        "predictions/test",
+        *[f"postprocess/{s}/predictions/test" for s in STRATEGIES],
+    ]
     return [f"{CONFIG.results}/test_paths.csv"] + expand(
         "<results>/{experiment}/{folder}/{case}.nii.gz",
         experiment=EXPERIMENTS,

@@ -4,11 +4,9 @@ The dataset of the demo, made up from a seed; used when the config names no data
 out: data/demo/
 """
 
-from mist_core.demo import demo_cases
-
 DEMO_FILES = [
     str(path)
-    for part in demo_cases(Path("data/demo"))
+    for part in demo_cases(DEMO)
     for case in part.values()
     for path in (*case.images, *([case.mask] if case.mask else []))
 ]
@@ -17,17 +15,18 @@ DEMO_FILES = [
 rule make_demo_data:
     output:
         files=DEMO_FILES,
-        dataset="data/demo/dataset.json",
+        dataset=DEMO / "dataset.json",
     log:
         "<results>/logs/make_demo_data.log",
     conda:
         "../../envs/cpu.yaml"
     params:
         script=f"{SCRIPTS}/make_demo_data.py",
+        folder=DEMO,
     shell:
         r"""
         python {params.script:q} \
-            --output data/demo \
+            --output {params.folder:q} \
             --seed 7 \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """

@@ -26,7 +26,7 @@ rule evaluate:
         script=f"{SCRIPTS}/evaluate.py",
         plan=plan("evaluate"),
         settings=settings("evaluate"),
-        predictions=f"{CONFIG.results}/{{experiment}}/predictions/train/raw",
+        predictions=folder_of_predictions,
     shell:
         r"""
         python {params.script:q} \
@@ -36,7 +36,7 @@ rule evaluate:
             --settings {params.settings:q} \
             --output {output.results:q} \
             --output-paths {output.paths:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -58,4 +58,4 @@ use rule evaluate as evaluate_strategy with:
         script=f"{SCRIPTS}/evaluate.py",
         plan=plan("evaluate"),
         settings=settings("evaluate"),
-        predictions=f"{CONFIG.results}/{{experiment}}/postprocess/{{strategy}}/predictions/train",
+        predictions=folder_of_predictions,

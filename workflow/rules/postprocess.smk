@@ -31,7 +31,7 @@ rule postprocess:
             --ahead {params.ahead:q} \
             --handover {params.folder:q}/.ahead \
             --output {params.folder:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 

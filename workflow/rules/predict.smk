@@ -20,14 +20,14 @@ rule predict:
         "<results>/logs/predict/{experiment}_{case}.log",
     conda:
         "../../envs/gpu.yaml"
+    resources:
+        gpu=1,
     params:
         script=f"{SCRIPTS}/predict.py",
         settings=settings("predict"),
         ahead=ahead(FOLD_MATES),
-        numpy=CONFIG.numpy,
+        numpy=subpath(input.image, ancestor=2),
         folder=subpath(output[0], parent=True),
-    resources:
-        gpu=1,
     shell:
         r"""
         python {params.script:q} \
@@ -38,7 +38,7 @@ rule predict:
             --ahead {params.ahead:q} \
             --handover {params.folder:q}/.ahead \
             --output {params.folder:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -46,7 +46,9 @@ use rule predict as predict_test with:
     input:
         image="<numpy>/test/images/{case}.npy",
         geometry="<numpy>/test/geometry/{case}.json",
-        models=expand("<results>/{{experiment}}/models/fold_{fold}.pt", fold=range(N_FOLDS)),
+        models=expand(
+            "<results>/{{experiment}}/models/fold_{fold}.pt", fold=range(N_FOLDS)
+        ),
     output:
         "<results>/{experiment}/predictions/test/{case}.nii.gz",
     log:
@@ -55,5 +57,5 @@ use rule predict as predict_test with:
         script=f"{SCRIPTS}/predict.py",
         settings=settings("predict"),
         ahead=ahead(FOLD_MATES),
-        numpy=f"{CONFIG.numpy}/test",
+        numpy=subpath(input.image, ancestor=2),
         folder=subpath(output[0], parent=True),

@@ -27,7 +27,7 @@ rule preprocess:
         dataset=DATASET,
         samples=CONFIG.preprocess.foreground_samples,
         ahead=ahead(MATES),
-        folder=CONFIG.numpy,
+        folder=subpath(output.image, ancestor=2),
     shell:
         r"""
         python {params.script:q} \
@@ -38,7 +38,7 @@ rule preprocess:
             --ahead {params.ahead:q} \
             --handover {params.folder:q}/.ahead \
             --output {params.folder:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -57,4 +57,4 @@ use rule preprocess as preprocess_test with:
         dataset=DATASET,
         samples=CONFIG.preprocess.foreground_samples,
         ahead=ahead(MATES),
-        folder=f"{CONFIG.numpy}/test",
+        folder=subpath(output.image, ancestor=2),

@@ -28,7 +28,7 @@ rule rank:
             --names {params.names:q} \
             --output-csv {output.summary:q} \
             --output-detailed-csv {output.detailed:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -72,5 +72,5 @@ rule report:
             --logs {params.logs:q} \
             --output {output.page:q} \
             --summary {output.summary:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """

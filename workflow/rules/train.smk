@@ -23,17 +23,17 @@ rule train:
         "<results>/logs/train/{experiment}_fold_{fold}.log",
     benchmark:
         "<results>/benchmarks/train/{experiment}_fold_{fold}.tsv"
-    threads: max(1, (workflow.cores or 1) // (N_FOLDS * len(EXPERIMENTS)))
     conda:
         "../../envs/gpu.yaml"
+    threads: max(1, (workflow.cores or 1) // (N_FOLDS * len(EXPERIMENTS)))
+    resources:
+        gpu=1,
     params:
         script=f"{SCRIPTS}/train.py",
         plan=plan("train"),
         settings=settings("train"),
         numpy=CONFIG.numpy,
         home=subpath(output[0], ancestor=2),
-    resources:
-        gpu=1,
     shell:
         r"""
         python {params.script:q} \
@@ -45,5 +45,5 @@ rule train:
             --checkpoint {params.home:q}/checkpoints/fold_{wildcards.fold}_checkpoint.pt \
             --logs {params.home:q}/logs/fold_{wildcards.fold} \
             --model {output:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mist_core import cli, demo
+from mist_core import cli, demo, phantom
 from mist_core.files import write_json
 from mist_core.io import write_volume
 
@@ -15,7 +15,7 @@ def main() -> None:
 
     train, test = demo.demo_cases(args.output)
     for case in [*train.values(), *test.values()]:
-        images, mask = demo.make_case(case.id, args.seed)
+        images, mask = phantom.make_case(case.id, args.seed)
         for path, image in zip(case.images, images.values(), strict=True):
             write_volume(path, image)
         if case.mask:
