@@ -16,3 +16,15 @@ DESCRIPTION = {
     "labels": [0, 1, 2, 4],
     "final_classes": {"organ": [1, 2, 4], "core": [2, 4], "spot": [4]},
 }
+
+
+def demo_cases(folder: Path) -> tuple[dict[str, Case], dict[str, Case]]:
+    """The training and the test cases that will lie in ``folder`` once they are made."""
+
+    def case(part: str, case_id: str) -> Case:
+        home = folder / part / case_id
+        mask = home / "mask.nii.gz" if part == "train" else None
+        return Case(case_id, tuple(home / f"{c}.nii.gz" for c in CHANNELS), mask)
+
+    train = {i: case("train", i) for i in TRAIN_IDS}
+    return train, {i: case("test", i) for i in TEST_IDS}
