@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-import numpy as np
 from mist_core import __version__
 from mist_core.config import Analyze, array_order
 from mist_core.dataset import Case, Dataset

@@ -3,11 +3,11 @@
 What is drawn depends on the generator only, so that a step can be repeated.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import numpy as np
 from mist_core.config import Augment
 from mist_core.geometry import Triple
 from mist_core.resample import ANISOTROPY

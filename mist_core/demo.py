@@ -3,6 +3,10 @@
 Two channels, labels 0, 1, 2 and 4 (3 is missing on purpose), ten training and two test cases.
 """
 
+from pathlib import Path
+
+from mist_core.dataset import Case
+
 TRAIN_IDS = tuple(f"demo_{n:02d}" for n in range(1, 11))
 TEST_IDS = tuple(f"test_{n:02d}" for n in range(1, 3))
 CHANNELS = ("t1", "t2")

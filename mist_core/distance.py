@@ -10,10 +10,10 @@ the image is background.
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-import numpy as np
 from mist_core.geometry import Triple, box_of
 
 Floats = NDArray[np.float64]

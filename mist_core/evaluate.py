@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from mist_core.config import Evaluate
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError

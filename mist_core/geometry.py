@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
-from numpy.typing import NDArray
-
 import numpy as np
+from numpy.typing import NDArray
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
-import numpy as np
 from mist_core.geometry import Box, box_of
 
 Array = NDArray[np.float32]

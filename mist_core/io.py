@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-import numpy as np
 from mist_core.errors import DataError
 from mist_core.files import replacing
 from mist_core.geometry import Geometry

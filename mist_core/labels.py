@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from numpy.typing import NDArray
-
 import numpy as np
+from numpy.typing import NDArray
 
 
 def smallest_uint(largest: int) -> type[np.unsignedinteger[Any]]:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
-import numpy as np
 from mist_core.distance import Floats, SurfaceDistances, surface_distances
 from mist_core.geometry import Triple, box_of
 

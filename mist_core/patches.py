@@ -7,12 +7,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import numpy as np
 from mist_core.geometry import Box, Shape
 
 

@@ -6,10 +6,10 @@ noise; one training case lacks label 4. Everything follows from a seed.
 
 import zlib
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-import numpy as np
 from mist_core.geometry import Geometry
 from mist_core.io import Volume
 

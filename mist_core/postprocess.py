@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scipy import ndimage
 
-import numpy as np
 from mist_core.errors import raise_all
 from mist_core.files import read_json
 from mist_core.labels import in_labels

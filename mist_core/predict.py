@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import numpy as np
 from mist_core.augment import flip_axes
 from mist_core.config import Predict, Train
 from mist_core.device import MEMORY_FORMAT, best_device, has_bfloat16

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-import numpy as np
 from mist_core.errors import DataError
 from mist_core.files import write_json
 from mist_core.geometry import Box, Geometry, Origin, box_of, union_box

@@ -6,9 +6,9 @@ ranks; a candidate's score is its mean rank. Bakas et al., arXiv 1811.02629 (Bra
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from scipy.stats import rankdata
 
-import numpy as np
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
 from mist_core.metrics import METRICS

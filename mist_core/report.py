@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-import numpy as np
 from mist_core import __version__
 from mist_core.dataset import RESERVED_IDS
 from mist_core.files import read_rows

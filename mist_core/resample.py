@@ -6,10 +6,10 @@ the value of the nearest voxel holds. So no plane is lost when slices become thi
 
 from collections.abc import Iterable
 
+import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-import numpy as np
 from mist_core.geometry import Geometry, Triple
 from mist_core.io import Volume, to_sitk
 

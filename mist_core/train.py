@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-import numpy as np
 from mist_core import __version__
 from mist_core.augment import augment
 from mist_core.config import Train
