@@ -3,6 +3,8 @@
 Per-axis values are in (x, y, z), as in every file; ``array_order`` turns them where they are used.
 """
 
+import json
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -211,3 +213,12 @@ def _lines(error: ValidationError, prefix: str) -> list[str]:
 
 def _lower(message: str) -> str:
     return "expected " + message.replace("Input should be ", "").replace("Value error, ", "")
+
+
+def schema() -> str:
+    """JSON schema of config.yaml, for editors. ``python -m mist_core.config`` prints it."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema())

@@ -5,6 +5,7 @@ All that is wrong with the config and the files of the dataset is said here, at 
 job.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -12,9 +13,10 @@ import shlex
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import IncompleteCheckpointException
 
-from mist_core.config import read_config
+from mist_core.config import merged, read_config
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import demo_cases
 from mist_core.errors import DataError
@@ -34,7 +36,9 @@ def checked():
     """The config, the dataset and its cases; a list of all problems ends the run."""
     problems = []
     try:
-        chosen = read_config(config)
+        chosen = read_config(
+            config if config["dataset"] else merged(config, demo_config())
+        )
         problems += problems_of_strategies(chosen.postprocess.strategies)
         if chosen.dataset:
             dataset = Path(chosen.dataset)
@@ -49,6 +53,16 @@ def checked():
     if problems:
         sys.exit("ERROR: " + "\n".join(problems))
     return chosen, dataset, train, test
+
+
+def demo_config():
+    """What the demo does differently; said aloud, since it is laid over the user's config."""
+    path = Path(workflow.current_basedir) / "../../config/examples/demo.yaml"
+    print(
+        "No dataset in the config: this is the demo, with config/examples/demo.yaml.",
+        file=sys.stderr,
+    )
+    return yaml.safe_load(path.read_text())
 
 
 def problems_of_strategies(paths):
@@ -68,7 +82,26 @@ def problems_of_strategies(paths):
     return problems
 
 
+def claimed(folder):
+    """Let one run at a time write to a results folder.
+
+    Snakemake's own lock (off in profiles/default) outlives a run that was killed; the kernel ends
+    this one with the process, so that the next call simply goes on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stream = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(
+            f"ERROR: {folder}: expected no other run, found one at work. Wait for its end."
+        )
+    return stream
+
+
 CONFIG, DATASET, TRAIN, TEST = checked()
+if workflow.is_main_process and not workflow.dryrun:
+    CLAIM = claimed(Path(CONFIG.results))
 CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiments}
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}

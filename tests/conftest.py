@@ -1,0 +1,59 @@
+"""What several tests share: grids, made-up volumes, and reference data that may be absent."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from mist_core.geometry import Geometry
+from mist_core.io import Volume
+
+ROOT = Path(__file__).parents[1]
+# Real scans and tables of expected values, kept beside the repository where they are available.
+SHARED = ROOT.parent / "shared"
+
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.load_profile("default")
+
+
+@pytest.fixture
+def shared():
+    """Folder of the reference data; skips where it is not available."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference data in {SHARED.name}/ beside the repository")
+    return SHARED
+
+
+@st.composite
+def geometries(draw, low=12, high=24, oblique_deg=10.0):
+    """Grids of any axis order, with reversed (also left-handed) and oblique axes."""
+    order = draw(st.permutations([0, 1, 2]))
+    signs = draw(st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3))
+    angle = np.deg2rad(draw(st.floats(-oblique_deg, oblique_deg)))
+    c, s = np.cos(angle), np.sin(angle)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    return Geometry(
+        shape=tuple(draw(st.integers(low, high)) for _ in range(3)),
+        spacing=tuple(draw(st.floats(0.5, 4.0)) for _ in range(3)),
+        origin=tuple(draw(st.floats(-200, 200)) for _ in range(3)),
+        direction=turn @ (np.eye(3)[:, order] * signs),
+    )
+
+
+def grid(shape, spacing=(1.0, 1.0, 1.0)):
+    """A plain grid: array axes z, y, x along world z, y, x."""
+    return Geometry(shape, spacing, (0.0, 0.0, 0.0), np.eye(3)[:, ::-1])
+
+
+def ball(geometry, share=0.35, value=1):
+    """A label map with a ball whose radius is a share of the shortest edge in mm."""
+    edges = np.asarray(geometry.shape) * np.asarray(geometry.spacing)
+    centre = (np.asarray(geometry.shape) - 1) / 2
+    offset = np.indices(geometry.shape) - centre[:, None, None, None]
+    mm = offset * np.asarray(geometry.spacing)[:, None, None, None]
+    inside = (mm**2).sum(axis=0) <= (share * edges.min()) ** 2
+    return Volume((inside * value).astype(np.uint8), geometry)
