@@ -225,17 +225,17 @@ def folder_of_predictions(wildcards, input):
     return os.path.dirname(input.predictions[0])
 
 
-def test_predictions():
-    """All that is wanted of the test cases; nothing when there are none."""
-    if not TEST:
-        return []
-    folders = [
-        "predictions/test",
-        *[f"postprocess/{s}/predictions/test" for s in STRATEGIES],
+def kept():
+    """What a run is for, beside the report: made again if it is missing. Arrays are not."""
+    strategies = [f"postprocess/{strategy}/predictions" for strategy in STRATEGIES]
+    files = [f"models/fold_{fold}.pt" for fold in range(N_FOLDS)]
+    for folder in ["predictions/train/raw"] + [f"{s}/train" for s in strategies]:
+        files += [f"{folder}/{case}.nii.gz" for case in TRAIN]
+    for folder in ["predictions/test"] + [f"{s}/test" for s in strategies]:
+        files += [f"{folder}/{case}.nii.gz" for case in TEST]
+    of_experiments = [
+        f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in files
     ]
-    return [f"{CONFIG.results}/test_paths.csv"] + expand(
-        "<results>/{experiment}/{folder}/{case}.nii.gz",
-        experiment=EXPERIMENTS,
-        folder=folders,
-        case=TEST,
-    )
+    tables = [table for _, table, _ in candidates()]
+    of_all = ["rank/ranking.csv"] + (["test_paths.csv"] if TEST else [])
+    return of_experiments + tables + [f"{CONFIG.results}/{file}" for file in of_all]
