@@ -121,7 +121,9 @@ DEFAULT_METRICS: dict[MetricName, MetricOptions] = {
 class Evaluate(Section):
     """What is measured, for which classes."""
 
-    metrics: dict[MetricName, MetricOptions] = Field(DEFAULT_METRICS, min_length=1)
+    metrics: Auto | Annotated[dict[MetricName, MetricOptions], Field(min_length=1)] = Field(
+        "auto", description="name: parameters; auto: all four, surf_dice at 1 mm"
+    )
     classes: Auto | dict[str, Annotated[list[int], Field(min_length=1)]] = Field(
         "auto", description="name: label values; auto: final_classes of the dataset"
     )
@@ -149,12 +151,16 @@ class Config(Section):
     postprocess: Postprocess = Postprocess()
     evaluate: Evaluate = Evaluate()
     experiments: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Overrides] = Field(
-        default_factory=lambda: {"default": Overrides()}, min_length=1
+        default_factory=dict, description="name: overrides; none: one experiment, default"
     )
+
+    def experiment_names(self) -> list[str]:
+        """As listed, or ``default`` when none is."""
+        return list(self.experiments) or ["default"]
 
     def for_experiment(self, name: str) -> "Config":
         """The config with the overrides of one experiment in place."""
-        overrides = self.experiments[name]
+        overrides = self.experiments.get(name, Overrides())
         sections = {
             "train": Train(**merged(self.train.model_dump(), overrides.train)),
             "predict": Predict(**merged(self.predict.model_dump(), overrides.predict)),
@@ -182,7 +188,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         problems += _lines(error, "")
     if config is not None:
-        for name in config.experiments:
+        for name in config.experiment_names():
             if name in RESERVED_EXPERIMENTS:
                 problems.append(
                     f"experiments.{name}: expected a name that is none of "

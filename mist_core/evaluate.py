@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mist_core.config import Evaluate
+from mist_core.config import DEFAULT_METRICS, Evaluate
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
 from mist_core.io import Volume, read_labels
@@ -32,9 +32,8 @@ class Pair:
 
 def metric_parameters(settings: Evaluate) -> dict[str, dict[str, Any]]:
     """Metric name to the parameters that were set."""
-    return {
-        name: options.model_dump(exclude_none=True) for name, options in settings.metrics.items()
-    }
+    chosen = DEFAULT_METRICS if settings.metrics == "auto" else settings.metrics
+    return {name: options.model_dump(exclude_none=True) for name, options in chosen.items()}
 
 
 def evaluate_pair(

@@ -103,7 +103,7 @@ CONFIG, DATASET, TRAIN, TEST = checked()
 if workflow.is_main_process and not workflow.dryrun:
     CLAIM = claimed(Path(CONFIG.results))
 CASES = TRAIN | TEST
-EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiments}
+EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
 N_FOLDS = CONFIG.analyze.folds
 FOLDS = assign_folds(

@@ -1,0 +1,352 @@
+"""The dataset description: which file is which, and every mistake said before the first job."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mist_core.dataset import Case, find_cases, read_dataset
+from mist_core.demo import DESCRIPTION, demo_cases
+from mist_core.errors import DataError
+
+FIELDS = {
+    "task": "demo",
+    "modality": "MR",
+    "train-data": "train",
+    "mask": ["seg"],
+    "images": {"t2": ["t2"], "t1": ["t1"]},
+    "labels": [0, 1, 2],
+}
+FILES = ("t1.nii.gz", "t2.nii.gz", "seg.nii.gz")
+
+
+def make(folder, cases=("a", "b", "c", "d", "e"), files=FILES, part="train", **changes):
+    """A described folder of empty files; a change to None leaves the key out."""
+    for case in cases:
+        for name in files:
+            path = folder / part / case / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    fields = {k: v for k, v in (FIELDS | changes).items() if v is not None}
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(fields))
+    return path
+
+
+def refusal(read, *arguments):
+    with pytest.raises(DataError) as caught:
+        read(*arguments)
+    return str(caught.value)
+
+
+# --- folders of patients --------------------------------------------------------------------------
+
+
+def test_a_description_by_hand(tmp_path):
+    dataset = read_dataset(make(tmp_path, labels=[4, 0, 2], final_classes={"all": [2, 4]}))
+    assert dataset.modality == "mr"
+    assert dataset.channels == ("t2", "t1")  # the order of the JSON is the order of the channels
+    assert dataset.labels == (0, 2, 4)  # background first, the gap kept
+    assert dataset.final_classes == {"all": (2, 4)}
+    home = tmp_path / "train/a"
+    assert dataset.case("a") == Case(
+        "a", (home / "t2.nii.gz", home / "t1.nii.gz"), home / "seg.nii.gz"
+    )
+
+
+def test_a_folder_stands_for_the_json_in_it(tmp_path):
+    make(tmp_path)
+    assert read_dataset(tmp_path).path == tmp_path / "dataset.json"
+
+
+def test_each_label_is_a_class_when_none_are_named(tmp_path):
+    dataset = read_dataset(make(tmp_path, labels=[0, 1, 4]))
+    assert dataset.final_classes == {"label_1": (1,), "label_4": (4,)}
+
+
+def test_file_names_are_matched_and_not_folder_names(tmp_path):
+    folder = tmp_path / "segmentation" / "t1_and_t2"
+    dataset = read_dataset(make(folder, cases=["seg_t1"]))
+    case = dataset.case("seg_t1")
+    assert [p.name for p in (*case.images, case.mask)] == ["t2.nii.gz", "t1.nii.gz", "seg.nii.gz"]
+
+
+def test_two_files_that_match_are_an_error_that_names_both(tmp_path):
+    dataset = read_dataset(make(tmp_path, files=(*FILES, "t1ce.nii.gz")))
+    message = refusal(dataset.case, "a")
+    assert str(tmp_path / "train/a") in message
+    assert "found t1.nii.gz, t1ce.nii.gz" in message
+    assert "channel t1" in message
+
+
+def test_a_longer_substring_tells_them_apart(tmp_path):
+    files = (*FILES, "t1ce.nii.gz")
+    images = {"t2": ["t2."], "t1": ["t1."], "t1ce": ["t1ce", "t1gd"]}
+    case = read_dataset(make(tmp_path, files=files, images=images)).case("a")
+    assert [p.name for p in case.images] == ["t2.nii.gz", "t1.nii.gz", "t1ce.nii.gz"]
+
+
+def test_all_missing_files_of_a_case_are_named(tmp_path):
+    lines = refusal(read_dataset(make(tmp_path, files=["t1.nii.gz"])).case, "a").splitlines()
+    assert len(lines) == 2
+    assert "'t2' in its name for channel t2, found none" in lines[0]
+    assert "'seg' in its name for the mask, found none" in lines[1]
+
+
+def test_a_file_is_never_both_an_image_and_the_mask(tmp_path):
+    # t1.nii.gz was forgotten: what is left that has t1 in its name is the label map
+    dataset = read_dataset(make(tmp_path, files=["t2.nii.gz", "t1_seg.nii.gz"]))
+    assert "t1_seg.nii.gz" in refusal(dataset.case, "a")
+
+
+def test_stray_and_hidden_entries_are_no_patients(tmp_path):
+    path = make(tmp_path, cases=["b", "a", ".git"], files=(*FILES, ".t1.nii.gz.swp"))
+    (tmp_path / "train/README.txt").touch()
+    dataset = read_dataset(path)
+    assert dataset.train_ids() == ["a", "b"]
+    assert dataset.case("a").images[1].name == "t1.nii.gz"
+
+
+def test_ids_with_leading_zeros_stay_different(tmp_path):
+    ids = ["001", "01", "1", "1.0", "1e3"]
+    dataset = read_dataset(make(tmp_path, cases=ids))
+    assert dataset.train_ids() == sorted(ids)
+    train, _ = find_cases(dataset, None, folds=5)
+    assert len({case.mask for case in train.values()}) == 5
+
+
+def test_test_cases_have_images_and_no_mask(tmp_path):
+    make(tmp_path, cases=["x", "y"], files=FILES[:2], part="test")
+    dataset = read_dataset(make(tmp_path, **{"test-data": "test"}))
+    train, test = find_cases(dataset, None, folds=5)
+    assert list(train) == ["a", "b", "c", "d", "e"]
+    assert list(test) == ["x", "y"]
+    assert test["x"].mask is None
+    assert len(test["x"].images) == 2
+
+
+def test_an_unknown_case_is_named(tmp_path):
+    assert "expected a case 'z', found none" in refusal(read_dataset(make(tmp_path)).case, "z")
+
+
+# --- mistakes in the description ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["task", "modality", "train-data", "mask", "images", "labels"])
+@pytest.mark.parametrize("value", [None, 7, ""])
+def test_every_key_must_be_there_and_make_sense(tmp_path, key, value):
+    message = refusal(read_dataset, make(tmp_path, **{key: value}))
+    assert f"dataset.json: expected {key} to be" in message
+    assert ("found nothing" if value is None else f"found {value!r}") in message
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[1, 2], [0, 1, 1], [0, -1], [0, 65536], [0, True], [0, 1.0], [0, "1"], [0, None], [[0]], [0]],
+)
+def test_labels_are_different_whole_numbers_with_0_and_another(tmp_path, labels):
+    assert "expected labels to be" in refusal(read_dataset, make(tmp_path, labels=labels))
+
+
+@pytest.mark.parametrize("members", [[], [3], 1, ["1"], [[1]], [1, 3], None])
+def test_classes_are_made_of_declared_labels(tmp_path, members):
+    path = make(tmp_path, final_classes={"good": [1], "bad": members})
+    message = refusal(read_dataset, path)
+    assert "1 problem" in message
+    assert "expected final_classes.bad to be a list of labels among [0, 1, 2]" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("mask", [1]), ("images", {"t1": [1]}), ("images", {"t1": "t1"})]
+)
+def test_substrings_are_lists_of_text(tmp_path, key, value):
+    assert f"expected {key}" in refusal(read_dataset, make(tmp_path, **{key: value}))
+
+
+def test_all_mistakes_are_said_at_once(tmp_path):
+    path = make(tmp_path, modality="xray", task=None, labels=[1], images={"t1": []}, colour="red")
+    (tmp_path / "train").rename(tmp_path / "training")
+    message = refusal(read_dataset, path)
+    assert message.startswith("dataset: 6 problems\n")
+    for words in ("'colour'", "task", "'xray'", "train-data", "images.t1", "labels"):
+        assert sum(words in line for line in message.splitlines()[1:]) == 1
+
+
+def test_a_message_about_an_unknown_key_lists_all_known_ones(tmp_path):
+    message = refusal(read_dataset, make(tmp_path, finalclasses={"a": [1]}))
+    for key in (*FIELDS, "test-data", "final_classes"):
+        assert repr(key) in message
+
+
+def test_a_folder_of_loose_files_is_explained(tmp_path):
+    path = make(tmp_path, cases=["."])
+    assert "expected one folder per patient" in refusal(read_dataset, path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{"])
+def test_a_json_that_is_no_description_is_refused(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    assert f"{tmp_path / 'dataset.json'}: expected" in refusal(read_dataset, tmp_path)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.sampled_from(["", "a", "0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("01a"), inner),
+    max_leaves=5,
+)
+DECATHLON = {
+    "name": "hippo campus",
+    "modality": {"0": "MRI"},
+    "labels": {"0": "background", "2": "left part", "1": "right"},
+    "training": [{"image": f"./im/h_{i:02d}.nii.gz", "label": f"./la/h_{i:02d}.nii.gz"}
+                 for i in range(5)],
+    "test": ["./im/t_1.nii.gz", {"image": "./im/t_2.nii.gz"}],
+}  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(data=st.data(), fields=st.sampled_from([FIELDS, DECATHLON]))
+def test_any_wrong_value_is_refused_in_words(tmp_path_factory, data, fields):
+    folder = tmp_path_factory.getbasetemp() / "any"
+    path = make(folder)
+    key = data.draw(st.sampled_from([*fields, "final_classes", "test-data"]))
+    path.write_text(json.dumps(fields | {key: data.draw(ANY_JSON)}))
+    try:
+        dataset = read_dataset(path)
+    except DataError as error:
+        assert str(path.parent) in str(error)
+    else:
+        assert dataset.labels[0] == 0
+
+
+# --- the Decathlon's layout -----------------------------------------------------------------------
+
+
+def decathlon(folder, **changes):
+    for name in (*(f"h_{i:02d}" for i in range(5)), "t_1", "t_2"):
+        for part in ("im", "la"):
+            (folder / part).mkdir(exist_ok=True)
+            (folder / part / f"{name}.nii.gz").touch()
+    (folder / "dataset.json").write_text(json.dumps(DECATHLON | changes))
+    return folder / "dataset.json"
+
+
+def test_a_decathlon_description_by_hand(tmp_path):
+    dataset = read_dataset(decathlon(tmp_path))
+    assert (dataset.task, dataset.modality, dataset.channels) == ("hippo campus", "mr", ("MRI",))
+    assert dataset.labels == (0, 1, 2)
+    assert dataset.final_classes == {"right": (1,), "left_part": (2,)}
+    train, test = find_cases(dataset, None, folds=5)
+    assert list(train) == [f"h_{i:02d}" for i in range(5)]
+    assert list(test) == ["t_1", "t_2"]
+    assert train["h_03"] == Case(
+        "h_03", (tmp_path / "im/h_03.nii.gz",), tmp_path / "la/h_03.nii.gz"
+    )
+    assert test["t_2"].mask is None
+
+
+@pytest.mark.parametrize(("name", "modality"), [("CT", "ct"), ("MRI", "mr"), ("PET", "other")])
+def test_decathlon_modalities(tmp_path, name, modality):
+    assert read_dataset(decathlon(tmp_path, modality={"0": name})).modality == modality
+
+
+def test_several_modalities_in_one_file_are_explained(tmp_path):
+    message = refusal(read_dataset, decathlon(tmp_path, modality={"0": "T1", "1": "T2"}))
+    assert "expected one modality, found 2" in message
+    assert "Split them" in message
+
+
+def test_listed_files_that_are_missing_are_all_named(tmp_path):
+    dataset = read_dataset(decathlon(tmp_path))
+    for name in ("im/h_01.nii.gz", "la/h_01.nii.gz", "im/t_2.nii.gz"):
+        (tmp_path / name).unlink()
+    message = refusal(find_cases, dataset, None, 5)
+    assert message.startswith("dataset: 3 problems")
+    assert str(tmp_path / "la/h_01.nii.gz") in message
+
+
+def test_a_file_listed_twice_is_an_error(tmp_path):
+    twice = [DECATHLON["training"][0]] * 2
+    message = refusal(read_dataset, decathlon(tmp_path, training=twice))
+    assert "'h_00' twice" in message
+
+
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "left": 1}, {"0": "background", "1": 1, "x": "y"}, {"1": "a"}]
+)
+def test_labels_of_another_layout_are_refused_in_words(tmp_path, labels):
+    assert "labels" in refusal(read_dataset, decathlon(tmp_path, labels=labels))
+
+
+# --- the cases as a whole -------------------------------------------------------------------------
+
+
+def test_fewer_cases_than_folds_is_one_clear_line(tmp_path):
+    dataset = read_dataset(make(tmp_path, cases=["a", "b", "c"]))
+    message = refusal(find_cases, dataset, None, 5)
+    assert message == (
+        f"dataset: 1 problem\n  {dataset.path}: expected at least 5 training cases for 5 folds, "
+        "found 3. Add cases or set analyze.folds to 3."
+    )
+
+
+def test_one_case_is_never_told_to_make_two_folds(tmp_path):
+    dataset = read_dataset(make(tmp_path, cases=["a"]))
+    message = refusal(find_cases, dataset, None, 5)
+    assert "found 1" in message
+    assert "folds to" not in message
+
+
+def test_as_many_cases_as_folds_are_enough(tmp_path):
+    assert len(find_cases(read_dataset(make(tmp_path)), None, folds=5)[0]) == 5
+
+
+def test_a_limit_takes_the_first_by_id_and_all_test_cases(tmp_path):
+    make(tmp_path, cases=["x", "y"], part="test")
+    dataset = read_dataset(make(tmp_path, **{"test-data": "test"}))
+    train, test = find_cases(dataset, 2, folds=2)
+    assert list(train) == ["a", "b"]
+    assert list(test) == ["x", "y"]
+    assert "found 2" in refusal(find_cases, dataset, 2, 3)
+
+
+def test_problems_of_all_cases_come_together(tmp_path):
+    path = make(tmp_path, cases=["a", "b", "c"])
+    (tmp_path / "train/a/t1.nii.gz").unlink()
+    (tmp_path / "train/c/t2_again.nii.gz").touch()
+    message = refusal(find_cases, read_dataset(path), None, 5)
+    assert message.startswith("dataset: 3 problems")
+    for words in ("train/a: ", "train/c: ", "5 folds"):
+        assert words in message
+
+
+@pytest.mark.parametrize("bad", ["Mean", "25th Percentile", "a{b}", "a\tb"])
+def test_ids_that_would_be_lost_later_are_refused(tmp_path, bad):
+    dataset = read_dataset(make(tmp_path, cases=["a", bad]))
+    assert f"found {bad!r}. Rename the case" in refusal(find_cases, dataset, None, 2)
+
+
+def test_an_id_in_training_and_test_is_refused(tmp_path):
+    make(tmp_path, cases=["c", "x"], part="test")
+    dataset = read_dataset(make(tmp_path, **{"test-data": "test"}))
+    assert "found 'c' in both" in refusal(find_cases, dataset, None, 5)
+
+
+def test_the_demo_is_found_where_it_says_it_will_be(tmp_path):
+    expected = demo_cases(tmp_path)
+    for case in [*expected[0].values(), *expected[1].values()]:
+        for path in [*case.images, *([case.mask] if case.mask else [])]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    (tmp_path / "dataset.json").write_text(json.dumps(DESCRIPTION))
+    assert find_cases(read_dataset(tmp_path), None, folds=5) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "cases", "labels"), [("brats2015", 4, 5), ("Task04_Hippocampus", 200, 3)]
+)
+def test_real_descriptions_are_read(shared, name, cases, labels):
+    dataset = read_dataset(shared / "data" / name)
+    train, test = find_cases(dataset, None, folds=2)
+    assert (len(train), len(test), len(dataset.labels)) == (cases, 0, labels)

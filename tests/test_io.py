@@ -1,0 +1,341 @@
+"""Images, label maps and small files: read whole or refused in words, written whole or not."""
+
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import ball, geometries, grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mist_core.errors import DataError, raise_all
+from mist_core.files import read_json, read_rows, replacing, write_json, write_rows, write_text
+from mist_core.io import (
+    Volume,
+    from_sitk,
+    geometry_of,
+    read_geometry,
+    read_image,
+    read_labels,
+    to_sitk,
+    write_array,
+    write_volume,
+)
+
+NOISE = np.random.default_rng(0).integers(1, 1000, (60, 100, 120)).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def noise_gz(tmp_path_factory):
+    """The bytes of a .nii.gz so long that its header is read before its damage."""
+    path = tmp_path_factory.mktemp("noise") / "noise.nii.gz"
+    write_volume(path, Volume(NOISE, grid(NOISE.shape)))
+    return path.read_bytes()
+
+
+def written(path, array, is_vector=False):
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=is_vector), str(path))
+    return path
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def test_arrays_are_zyx_and_itk_is_xyz():
+    image = sitk.Image([5, 4, 3], sitk.sitkInt16)
+    image[4, 2, 1] = 7
+    volume = from_sitk(image)
+    assert volume.array.shape == volume.geometry.shape == (3, 4, 5)
+    assert volume.array[1, 2, 4] == 7
+    assert to_sitk(volume)[4, 2, 1] == 7
+
+
+@given(geometries(low=2, high=5))
+def test_itk_round_trip_keeps_the_grid(geometry):
+    image = to_sitk(Volume(np.zeros(geometry.shape, np.uint8), geometry))
+    last = tuple(n - 1 for n in geometry.shape)
+    place = image.TransformIndexToPhysicalPoint(last[::-1])
+    np.testing.assert_allclose(place, geometry.world(last), atol=1e-6)
+    assert geometry_of(image).matches(geometry, tolerance=1e-9)
+
+
+@settings(max_examples=25)
+@given(geometry=geometries(low=2, high=6))
+def test_a_nifti_keeps_oblique_and_left_handed_grids(tmp_path_factory, geometry):
+    path = tmp_path_factory.getbasetemp() / "grid.nii.gz"
+    array = np.random.default_rng(0).normal(size=geometry.shape).astype(np.float32)
+    write_volume(path, Volume(array, geometry))
+    back = read_image(path)
+    assert np.array_equal(back.array, array)
+    assert back.geometry.matches(geometry, tolerance=1e-3)
+    assert read_geometry(path).matches(back.geometry, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float64])
+def test_images_of_every_type_become_float32(tmp_path, dtype):
+    array = (np.arange(24).reshape(2, 3, 4) * 5).astype(dtype)
+    image = read_image(written(tmp_path / "a.nii.gz", array))
+    assert image.array.dtype == np.float32
+    assert np.array_equal(image.array, array)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_formats_are_told_by_their_suffix(tmp_path, name):
+    volume = ball(grid((8, 9, 10), (3, 2, 1)), value=3)
+    write_volume(tmp_path / name, volume)
+    back = read_labels(tmp_path / name)
+    assert np.array_equal(back.array, volume.array)
+    assert back.geometry.matches(volume.geometry)
+
+
+def test_written_volumes_are_compressed(tmp_path):
+    write_volume(tmp_path / "a.nii.gz", Volume(np.zeros((40, 40, 40), np.uint8), grid((40,) * 3)))
+    raw = (tmp_path / "a.nii.gz").read_bytes()
+    assert raw[:2] == b"\x1f\x8b"
+    assert len(raw) < 2000
+
+
+def refused(path, *words, read=read_image):
+    """The message of the refusal, which names the file and holds the words, on one line."""
+    with pytest.raises(DataError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: expected ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for read in (read_image, read_labels, read_geometry):
+        refused(tmp_path / "none.nii.gz", "found none", read=read)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image\n" * 99, b"\x1f\x8b\x08"])
+def test_what_is_no_image_is_refused(tmp_path, content):
+    path = tmp_path / "text.nii.gz"
+    path.write_bytes(content)
+    refused(path, "readable image")
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels])
+@pytest.mark.parametrize("share", [0.3, 0.99])
+def test_a_cut_off_nii_gz_is_refused(tmp_path, noise_gz, share, read):
+    path = tmp_path / "cut.nii.gz"
+    path.write_bytes(noise_gz[: int(len(noise_gz) * share)])
+    refused(path, read=read)
+
+
+def test_a_cut_off_nii_is_refused(tmp_path, noise_gz):
+    path = tmp_path / "cut.nii"
+    path.write_bytes(gzip.decompress(noise_gz)[:-1000])
+    refused(path)
+
+
+def test_a_cut_off_nrrd_is_refused(tmp_path):
+    path = tmp_path / "cut.nrrd"
+    write_volume(path, Volume(NOISE, grid(NOISE.shape)))
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused(path)
+
+
+def test_a_nii_gz_with_a_wrong_checksum_is_refused(tmp_path, noise_gz):
+    path = tmp_path / "bad.nii.gz"
+    middle = len(noise_gz) // 2
+    path.write_bytes(noise_gz[:middle] + bytes([noise_gz[middle] ^ 255]) + noise_gz[middle + 1 :])
+    refused(path)
+
+
+def test_a_whole_nii_gz_is_read_to_its_last_voxel(tmp_path, noise_gz):
+    path = tmp_path / "whole.nii.gz"
+    path.write_bytes(noise_gz)
+    assert np.array_equal(read_image(path).array, NOISE)
+
+
+def test_only_scalar_3d_images_are_read(tmp_path):
+    refused(written(tmp_path / "4d.nii.gz", np.zeros((3, 4, 5, 6), np.float32)), "3-D", "4-D")
+    refused(written(tmp_path / "2d.nii.gz", np.zeros((5, 6), np.float32)), "3-D", "2-D")
+    vectors = np.zeros((4, 5, 6, 3), np.float32)
+    refused(written(tmp_path / "rgb.nii.gz", vectors, is_vector=True), "one value per voxel", "3")
+
+
+def test_a_fourth_axis_of_one_is_no_axis(tmp_path):
+    path = written(tmp_path / "a.nii.gz", np.ones((1, 4, 5, 6), np.float32))
+    assert read_image(path).array.shape == (4, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_not_finite_are_counted(tmp_path, value, name):
+    array = np.ones((4, 5, 6), np.float32)
+    array[1, 2, 3:5] = value
+    refused(written(tmp_path / name, array), "finite", "2 voxels")
+
+
+# --- label maps -----------------------------------------------------------------------------------
+
+
+def test_whole_numbers_stored_as_floats_are_labels(tmp_path):
+    array = np.array([0, 1, 2, 4], np.float32).reshape(1, 2, 2)
+    labels = read_labels(written(tmp_path / "a.nii.gz", array))
+    assert labels.array.dtype == np.uint8
+    assert labels.array.ravel().tolist() == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("value", [0.5, 0.001, 3.9999, np.nan, np.inf])
+def test_labels_that_are_not_whole_are_refused(tmp_path, value):
+    array = np.ones((2, 3, 4), np.float32)
+    array[1, 1, 1] = value
+    path = written(tmp_path / "a.nrrd", array)
+    refused(path, "whole-number labels", f"1 voxels such as {np.float32(value)}", read=read_labels)
+
+
+@pytest.mark.parametrize("high", [255, 256, 300, 65535])
+def test_labels_above_255_do_not_wrap(tmp_path, high):
+    array = np.array([0, 1, 44, high], np.int32).reshape(1, 2, 2)
+    labels = read_labels(written(tmp_path / "a.nii.gz", array))
+    assert labels.array.dtype == (np.uint8 if high < 256 else np.uint16)
+    assert labels.array.ravel().tolist() == [0, 1, 44, high]
+
+
+@pytest.mark.parametrize("value", [-1, 65536, 70000])
+def test_labels_out_of_range_are_refused(tmp_path, value):
+    array = np.array([0, 1, 2, value], np.int32).reshape(1, 2, 2)
+    refused(written(tmp_path / "a.nii.gz", array), "0..65535", str(value), read=read_labels)
+
+
+def test_a_label_map_of_one_value_is_read(tmp_path):
+    labels = read_labels(written(tmp_path / "a.nii.gz", np.zeros((2, 3, 4), np.int16)))
+    assert labels.array.dtype == np.uint8
+    assert not labels.array.any()
+
+
+# --- real scans -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["brain1", "breast1"])
+def test_real_nrrd_pairs_lie_on_one_grid(shared, name):
+    image = read_image(shared / "data/nrrd" / f"{name}_image.nrrd")
+    labels = read_labels(shared / "data/nrrd" / f"{name}_label.nrrd")
+    assert image.geometry.matches(labels.geometry)
+    assert np.unique(labels.array).size >= 2
+    reference = sitk.ReadImage(str(shared / "data/nrrd" / f"{name}_image.nrrd"))
+    assert np.array_equal(image.array, sitk.GetArrayFromImage(reference))
+    assert image.geometry.spacing == reference.GetSpacing()[::-1]
+
+
+# --- small files ----------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"new": object()})
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert read_json(path) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_temporary_file_is_a_hidden_neighbour_of_the_same_format(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.nii.gz"
+    with replacing(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.startswith(".")
+        assert temporary.name.endswith("a.nii.gz")
+        temporary.write_text("done")
+        assert not path.exists()
+    assert path.read_text() == "done"
+
+
+def test_a_volume_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError):
+        write_volume(tmp_path / "a.unknown", ball(grid((4, 4, 4))))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_can_be_mapped_and_hold_no_objects(tmp_path):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    write_array(tmp_path / "sub" / "a.npy", array)
+    back = np.load(tmp_path / "sub" / "a.npy", mmap_mode="r", allow_pickle=False)
+    assert isinstance(back, np.memmap)
+    assert np.array_equal(back, array)
+    with pytest.raises(ValueError, match="Object arrays"):
+        write_array(tmp_path / "b.npy", np.array([{}]))
+    assert not (tmp_path / "b.npy").exists()
+
+
+def test_ids_with_leading_zeros_stay_strings(tmp_path):
+    path = tmp_path / "a.csv"
+    ids = ["001", "01", "1", "1e3", "0x10", "1.0", "True", ""]
+    write_rows(path, ["id", "fold"], [{"id": i, "fold": 0} for i in ids])
+    assert [row["id"] for row in read_rows(path)] == ids
+
+
+@settings(max_examples=50)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({c: st.text("01aé,;\"' \n") for c in ("id", "t1,ce")}),
+        max_size=5,
+    )
+)
+def test_any_text_survives_a_csv(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "text.csv"
+    write_rows(path, ["id", "t1,ce"], rows)
+    assert read_rows(path) == rows
+
+
+def test_a_csv_saved_by_a_spreadsheet_has_the_same_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbfid,fold\r\n001,2\r\n")  # byte order mark, CR LF
+    assert read_rows(path) == [{"id": "001", "fold": "2"}]
+
+
+def test_a_csv_that_is_missing_or_no_text_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.csv: expected a CSV file, found none"):
+        read_rows(tmp_path / "none.csv")
+    (tmp_path / "a.csv").write_bytes(b"id\n\xff\xfe\n")
+    with pytest.raises(DataError, match=r"a\.csv: expected"):
+        read_rows(tmp_path / "a.csv")
+
+
+def test_json_is_written_for_people(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1], "a": "ü"})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert text == json.dumps({"b": [1], "a": "ü"}, indent=2) + "\n"
+    write_text(tmp_path / "b.txt", "ü\n")
+    assert (tmp_path / "b.txt").read_bytes() == "ü\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b'{\n  "a": 1,\n}', "line 3"), (b"", "line 1"), (b"\xff", "utf-8")]
+)
+def test_a_mistake_in_json_is_located(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: expected JSON.*{words}"):
+        read_json(path)
+
+
+def test_missing_json_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"a\.json: expected a JSON file, found none"):
+        read_json(tmp_path / "a.json")
+
+
+def test_problems_are_raised_together_or_not_at_all():
+    raise_all([], "dataset")
+    with pytest.raises(DataError, match=r"^dataset: 1 problem\n  one$"):
+        raise_all(["one"], "dataset")
+    with pytest.raises(DataError, match=r"^config: 2 problems\n  one\n  two$"):
+        raise_all(["one", "two"], "config")

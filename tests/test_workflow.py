@@ -1,0 +1,291 @@
+"""The real workflow on made-up data: what runs when, and what a user sees when data are bad."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import yaml
+from conftest import ROOT
+
+from mist_core.files import read_rows
+
+BIN = Path(sys.executable).parent
+TINY = {
+    "dataset": "data",
+    "cases_per_job": 2,
+    "analyze": {"folds": 2, "patch_size": [16, 16, 16]},
+    "train": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 1},
+    "predict": {"flips": False, "overlap": 0.0},
+    "postprocess": {"strategies": ["strategies/s1.json", "strategies/s2.json"]},
+    "experiments": {"a": {}, "b": {"train": {"learning_rate": 0.002}}},
+}
+SMALL = [{"transform": "remove_small_objects", "apply_to_labels": [-1], "per_label": True}]
+
+
+class Project:
+    """A folder as a user has it, with a dataset of four training cases and one test case."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = json.loads(json.dumps(TINY))
+        make = ROOT / "workflow/scripts/make_demo_data.py"
+        subprocess.run([sys.executable, make, "--output", folder / "data"], check=True)
+        for number in range(5, 11):
+            shutil.rmtree(folder / f"data/train/demo_{number:02d}")
+        shutil.rmtree(folder / "data/test/test_02")
+        (folder / "config").mkdir()
+        shutil.copy(ROOT / "config/config.yaml", folder / "config")
+        (folder / "strategies").mkdir()
+        self.write_strategy("s1", SMALL)
+        self.write_strategy("s2", SMALL)
+
+    def write_strategy(self, name, steps):
+        (self.folder / f"strategies/{name}.json").write_text(json.dumps(steps))
+
+    def command(self):
+        (self.folder / "my.yaml").write_text(yaml.safe_dump(self.config))
+        return [
+            BIN / "snakemake",
+            *("--snakefile", ROOT / "Snakefile"),
+            *("--cores", "2"),
+            *("--configfile", "my.yaml"),
+        ]
+
+    def run(self):
+        """Exit code, output, and how many jobs of each rule ran, counted by their logs."""
+        started = time.time_ns()
+        done = subprocess.run(
+            self.command(),
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        logs = self.folder / "results/logs"
+        written = [p for p in logs.rglob("*.log") if p.stat().st_mtime_ns >= started]
+        return done.returncode, done.stdout, Counter(p.relative_to(logs).parts[0] for p in written)
+
+    def jobs(self):
+        """Jobs of a run that succeeds; a second run must find nothing to do."""
+        code, output, jobs = self.run()
+        assert code == 0, output
+        code, output, again = self.run()
+        assert code == 0, output
+        assert again == Counter()
+        assert "Nothing to be done" in output
+        return {rule.removesuffix(".log"): count for rule, count in jobs.items()}
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+# One experiment is scored raw and with two strategies, over four training cases and one test case.
+OF_ONE_EXPERIMENT = {
+    "train": 2,
+    "predict": 4,
+    "predict_test": 1,
+    "postprocess": 8,
+    "postprocess_test": 2,
+    "evaluate": 3,
+}
+OF_ALL = {"rank": 1, "report": 1}
+OF_BOTH = {rule: 2 * count for rule, count in OF_ONE_EXPERIMENT.items()}
+ON_THE_GRID = {"analyze": 1, "preprocess": 4, "preprocess_test": 1}
+
+
+def test_each_change_reruns_what_depends_on_it_and_nothing_else(project):
+    data, results = project.folder / "data", project.folder / "results"
+    read = {"fingerprint": 4, "test_paths": 1}
+    assert project.jobs() == read | ON_THE_GRID | OF_BOTH | OF_ALL
+
+    for path in [*data.rglob("*.nii.gz"), *project.folder.glob("strategies/*")]:
+        path.touch()
+    assert project.jobs() == {}
+
+    project.write_strategy("s1", [*SMALL, *SMALL])
+    of_strategy = {"postprocess": 8, "postprocess_test": 2, "evaluate": 2}
+    assert project.jobs() == of_strategy | OF_ALL
+
+    project.config["evaluate"] = {"metrics": {"dice": {}, "haus95": {}}}
+    assert project.jobs() == {"evaluate": 6} | OF_ALL
+
+    project.config["evaluate"]["classes"] = {"whole": [1, 2, 4]}
+    assert project.jobs() == {"evaluate": 6} | OF_ALL
+
+    project.config["experiments"]["b"]["train"]["epochs"] = 2
+    assert project.jobs() == OF_ONE_EXPERIMENT | OF_ALL
+
+    project.config["analyze"]["target_spacing"] = [1.5, 1.5, 1.5]
+    assert project.jobs() == ON_THE_GRID | OF_BOTH | OF_ALL
+
+    # The target spacing is fixed now, so another case leaves the plan as it is.
+    before = {row["id"]: row["fold"] for row in read_rows(results / "train_paths.csv")}
+    shutil.copytree(data / "train/demo_01", data / "train/case_00")
+    jobs = project.jobs()
+    folds = {row["id"]: row["fold"] for row in read_rows(results / "train_paths.csv")}
+    assert {i: folds[i] for i in before} == before
+    grown = {  # one fold was trained on the new case: its held-out pair and the case are predicted
+        "train": 2,
+        "predict": 2 * 3,
+        "predict_test": 2,
+        "postprocess": 4 * 3,
+        "postprocess_test": 4,
+        "evaluate": 6,
+    }
+    assert jobs == {"fingerprint": 1, "analyze": 1, "preprocess": 1} | grown | OF_ALL
+
+    shutil.copytree(data / "test/test_01", data / "test/test_07")
+    of_test = {"preprocess_test": 1, "predict_test": 2, "postprocess_test": 4, "test_paths": 1}
+    assert project.jobs() == of_test
+
+    shutil.rmtree(data / "train/case_00")
+    shrunk = {
+        "train": 2,
+        "predict": 4,
+        "predict_test": 4,
+        "postprocess": 8,
+        "postprocess_test": 8,
+        "evaluate": 6,
+    }
+    assert project.jobs() == {"analyze": 1} | shrunk | OF_ALL
+
+    (results / "a/predictions/test/test_01.nii.gz").unlink()
+    (results / "b/results.csv").unlink()
+    (results / "report.html").unlink()
+    missing = {"predict_test": 1, "postprocess_test": 2, "evaluate": 1}
+    assert project.jobs() == missing | OF_ALL
+
+
+def test_a_killed_run_goes_on_where_it_was(project):
+    run = subprocess.Popen(
+        project.command(),
+        cwd=project.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    results = project.folder / "results"
+    deadline = time.time() + 120
+    while len(list(results.glob("*/models/*.pt"))) < 1 and time.time() < deadline:
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    trained = len(list(results.glob("*/models/fold_?.pt")))
+    assert trained >= 1
+
+    jobs = project.jobs()
+    assert "fingerprint" not in jobs
+    assert "preprocess" not in jobs
+    # A model whose job was killed between writing it and ending is not trusted.
+    assert 4 - trained <= jobs["train"] <= 4
+    assert jobs["report"] == 1
+
+
+def test_two_runs_on_one_results_folder_are_kept_apart(project):
+    first = subprocess.Popen(
+        project.command(),
+        cwd=project.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (project.folder / "results/fingerprints").exists():
+        time.sleep(0.05)
+    code, output, _ = project.run()
+    first.terminate()
+    first.wait()
+    assert code == 1
+    assert "ERROR: results: expected no other run, found one at work." in output
+
+
+def test_a_wrong_config_and_a_missing_file_are_shown_together_before_any_job(project):
+    project.config["train"]["epoch"] = 5
+    project.config["analyze"]["folds"] = 1
+    code, output, jobs = project.run()
+    assert code == 1
+    assert "train.epoch: expected no such key, found 5." in output
+    assert "analyze.folds: expected greater than or equal to 2, found 1." in output
+    assert jobs == Counter()
+
+
+def test_all_missing_and_unclear_files_are_shown_together_before_any_job(project):
+    data = project.folder / "data/train"
+    (data / "demo_02/t2.nii.gz").unlink()
+    shutil.copy(data / "demo_03/t1.nii.gz", data / "demo_03/t1_copy.nii.gz")
+    code, output, jobs = project.run()
+    assert code == 1
+    assert "demo_02: expected one file with 't2' in its name for channel t2, found none." in output
+    assert "found t1.nii.gz, t1_copy.nii.gz" in output
+    assert "Traceback" not in output
+    assert jobs == Counter()
+
+
+def test_all_bad_files_of_a_dataset_are_shown_together(project):
+    train = project.folder / "data/train"
+    image = sitk.ReadImage(str(train / "demo_01/t1.nii.gz"))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(train / "demo_01/t1.nii.gz"))
+    whole = (train / "demo_02/t2.nii.gz").read_bytes()
+    (train / "demo_02/t2.nii.gz").write_bytes(whole[: len(whole) // 2])
+    mask = sitk.ReadImage(str(train / "demo_03/mask.nii.gz"))
+    mask[0, 0, 0] = 7
+    sitk.WriteImage(mask, str(train / "demo_03/mask.nii.gz"))
+    (train / "demo_04/t1.nii.gz").write_bytes(gzip.compress(b"not an image"))
+
+    code, output, jobs = project.run()
+    assert code == 1
+    assert "data/train/demo_01/t1.nii.gz: expected a 3-D image, found 4-D" in output
+    assert "data/train/demo_02/t2.nii.gz: expected a readable image" in output
+    assert "demo_03/mask.nii.gz: expected labels among [0, 1, 2, 4], found 7 (1 voxels)" in output
+    assert "data/train/demo_04/t1.nii.gz: expected a readable image" in output
+    assert "Traceback" not in output
+    assert jobs["fingerprint"] == 4
+    assert "preprocess" not in jobs
+
+    # Mending the files is all it takes: what was read well is not read again.
+    made = ROOT / "workflow/scripts/make_demo_data.py"
+    subprocess.run([sys.executable, made, "--output", project.folder / "fresh"], check=True)
+    for case, name in (("01", "t1"), ("02", "t2"), ("03", "mask"), ("04", "t1")):
+        shutil.copy(
+            project.folder / f"fresh/train/demo_{case}/{name}.nii.gz", train / f"demo_{case}"
+        )
+    project.config["experiments"] = {"a": {}}
+    assert project.jobs()["report"] == 1
+
+
+def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):
+    test = project.folder / "data/test"
+    shutil.copytree(test / "test_01", test / "test_02")
+    (test / "test_02/t1.nii.gz").write_bytes(b"nothing")
+    project.config["experiments"] = {"a": {}}
+    code, output, _ = project.run()
+    assert code == 1
+    assert "case test_02: data/test/test_02/t1.nii.gz: expected a readable image" in output
+    results = project.folder / "results/a"
+    assert (results / "predictions/test/test_01.nii.gz").exists()
+    assert (results / "results.csv").exists()
+    assert not (results / "predictions/test/test_02.nii.gz").exists()
+
+
+def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_dataset(project):
+    project.config["experiments"] = {"a": {}}
+    project.jobs()
+    for case in ("demo_01", "demo_02", "demo_03", "demo_04"):
+        mask = sitk.ReadImage(str(project.folder / f"data/train/{case}/mask.nii.gz"))
+        path = project.folder / f"results/a/predictions/train/raw/{case}.nii.gz"
+        prediction = sitk.ReadImage(str(path))
+        assert prediction.GetSize() == mask.GetSize()
+        np.testing.assert_allclose(prediction.GetOrigin(), mask.GetOrigin(), atol=1e-3)
+        np.testing.assert_allclose(prediction.GetDirection(), mask.GetDirection(), atol=1e-6)
+        assert set(np.unique(sitk.GetArrayFromImage(prediction))) <= {0, 1, 2, 4}
