@@ -169,7 +169,14 @@ def test_all_mistakes_are_said_at_once(tmp_path):
     (tmp_path / "train").rename(tmp_path / "training")
     message = refusal(read_dataset, path)
     assert message.startswith("dataset: 6 problems\n")
-    for words in ("'colour'", "task", "'xray'", "train-data", "images.t1", "labels"):
+    for words in (
+        "'colour'",
+        "expected task",
+        "'xray'",
+        "expected train-data",
+        "images.t1",
+        "expected labels",
+    ):
         assert sum(words in line for line in message.splitlines()[1:]) == 1
 
 
@@ -213,11 +220,10 @@ def test_any_wrong_value_is_refused_in_words(tmp_path_factory, data, fields):
     key = data.draw(st.sampled_from([*fields, "final_classes", "test-data"]))
     path.write_text(json.dumps(fields | {key: data.draw(ANY_JSON)}))
     try:
-        dataset = read_dataset(path)
-    except DataError as error:
-        assert str(path.parent) in str(error)
-    else:
-        assert dataset.labels[0] == 0
+        labels = read_dataset(path).labels
+    except DataError:  # anything else is a traceback for the user
+        return
+    assert labels[0] == 0
 
 
 # --- the Decathlon's layout -----------------------------------------------------------------------

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import ROOT, ball, grid
-from pydantic import ValidationError
 
 from mist_core.config import Evaluate, read_config
 from mist_core.errors import DataError
@@ -135,8 +134,8 @@ def test_default_settings_give_the_four_metrics_and_their_tolerance():
 
 @pytest.mark.parametrize("label", [0, -1])
 def test_a_class_of_background_or_negative_labels_is_refused(label):
-    with pytest.raises(ValidationError):
-        Evaluate(classes={"organ": [label]})
+    with pytest.raises(DataError, match="organ"):
+        read_config({"evaluate": {"classes": {"organ": [label]}}})
 
 
 def test_a_parameter_that_a_metric_does_not_have_is_refused():

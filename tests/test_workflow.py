@@ -67,6 +67,7 @@ class Project:
         done = subprocess.run(
             self.command(),
             cwd=self.folder,
+            check=False,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

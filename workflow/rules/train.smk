@@ -25,7 +25,8 @@ rule train:
         "<results>/benchmarks/train/{experiment}_fold_{fold}.tsv"
     conda:
         "../../envs/gpu.yaml"
-    threads: max(1, (workflow.cores or 1) // (N_FOLDS * len(EXPERIMENTS)))
+    # On a CPU folds side by side are no faster than one after the other, and take more memory.
+    threads: workflow.cores or 1
     resources:
         gpu=1,
     params:

@@ -1,0 +1,107 @@
+"""The box around the body, and intensities brought to one range."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mist_core.intensity import foreground_box, window_and_scale, z_score
+
+WHOLE = (slice(0, 20), slice(0, 20), slice(0, 20))
+BODY = (slice(5, 15), slice(4, 16), slice(6, 14))
+
+
+def body(background=0.0, inside=100.0):
+    image = np.full((20, 20, 20), background, np.float32)
+    image[BODY] = inside + np.random.default_rng(0).uniform(-5, 5, image[BODY].shape)
+    return image
+
+
+@pytest.mark.parametrize(("background", "inside"), [(0, 100), (-1000, 40), (3000, 4000)])
+def test_the_box_holds_the_body_and_no_more(background, inside):
+    assert foreground_box(body(background, inside)) == BODY
+
+
+def test_a_few_very_bright_voxels_do_not_decide():
+    image = body()
+    image[10, 10, 10] = 1e6  # a metal clip, without which the body would be background
+    assert foreground_box(image) == BODY
+
+
+def test_bright_voxels_outside_the_body_are_foreground():
+    image = body()
+    image[0, 19, 3] = 200
+    assert foreground_box(image) == (slice(0, 15), slice(4, 20), slice(3, 14))
+
+
+@pytest.mark.parametrize("value", [0, -1000, 7.5])
+def test_an_image_of_one_value_is_kept_whole(value):
+    assert foreground_box(np.full((20, 20, 20), value, np.float32)) == WHOLE
+
+
+def test_a_body_too_small_to_be_seen_leaves_the_image_whole():
+    image = np.zeros((20, 20, 20), np.float32)
+    image[3, 3, 3] = 50
+    assert foreground_box(image) == WHOLE
+
+
+def test_window_and_scale_by_hand():
+    image = np.array([-1024, -100, 0, 50, 300, 3071], np.float32)
+    scaled = window_and_scale(image, (-100, 300), mean=50, std=50)
+    assert scaled.tolist() == [-3, -3, -1, 0, 5, 5]
+    assert scaled.dtype == np.float32
+
+
+def test_water_lies_between_its_neighbours():
+    scaled = window_and_scale(np.array([-1, 0, 1], np.float32), (-100, 300), 100, 50)
+    np.testing.assert_allclose(np.diff(scaled), 0.02, rtol=1e-4)
+
+
+def test_without_spread_everything_is_zero():
+    assert not window_and_scale(np.full((3, 3), 7, np.float32), (0, 9), 5, 0).any()
+    assert not z_score(np.full((3, 3, 3), 7, np.float32), nonzero_only=False).any()
+    assert not z_score(np.zeros((3, 3, 3), np.float32), nonzero_only=True).any()
+
+
+def test_z_score_by_hand():
+    # 1000 voxels 0..999: the percentiles are 4.995 and 994.005, mean and deviation of all
+    image = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
+    scaled = z_score(image, nonzero_only=False).ravel()
+    deviation = np.sqrt((1000**2 - 1) / 12)
+    assert scaled[500] == pytest.approx(0.5 / deviation, rel=1e-4)
+    assert scaled[0] == scaled[4] == pytest.approx((4.995 - 499.5) / deviation)
+    assert scaled[999] == scaled[995] == pytest.approx((994.005 - 499.5) / deviation)
+
+
+def test_zero_is_no_intensity_where_it_is_background():
+    image = np.zeros((10, 10, 10), np.float32)
+    image[2:8] = np.random.default_rng(0).normal(500, 20, (6, 10, 10))
+    scaled = z_score(image, nonzero_only=True)
+    assert not scaled[:2].any()
+    assert not scaled[8:].any()
+    inside = image[2:8].astype(float)
+    expected = np.clip(inside, *np.percentile(inside, [0.5, 99.5]))
+    np.testing.assert_allclose(scaled[2:8], (expected - inside.mean()) / inside.std(), atol=1e-4)
+
+
+def test_zeros_count_where_they_are_intensities():
+    image = np.zeros((10, 10, 10), np.float32)
+    image[5:] = 10
+    scaled = z_score(image, nonzero_only=False)
+    assert np.unique(scaled).tolist() == [-1, 1]
+
+
+def test_large_values_lose_no_precision():
+    # 4e6 voxels near 30000: a sum in single precision would be off by more than the noise
+    image = np.random.default_rng(0).normal(30_000, 0.5, (160, 160, 160)).astype(np.float32)
+    scaled = z_score(image, nonzero_only=False)
+    assert abs(scaled.mean(dtype=np.float64)) < 0.02
+    assert scaled.std(dtype=np.float64) == pytest.approx(0.985, abs=0.02)
+
+
+@settings(max_examples=30)
+@given(st.floats(0.5, 100), st.floats(-1000, 1000))
+def test_units_of_an_image_do_not_matter(scale, offset):
+    image = np.random.default_rng(0).gamma(2, 10, (8, 8, 8)).astype(np.float32)
+    changed = (image * scale + offset).astype(np.float32)
+    np.testing.assert_allclose(z_score(changed, False), z_score(image, False), atol=1e-2)
