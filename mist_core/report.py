@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from mist_core import __version__
@@ -127,7 +128,9 @@ def score_picture(candidates: Sequence[Candidate]) -> Picture:
     """Box plots with a point for every case: Dice of each class, candidates side by side."""
     names = [c for c in columns(candidates) if c.endswith("_dice") and not c.endswith("surf_dice")]
     names = names or columns(candidates)[:1]
-    figure = Figure(figsize=(1.2 + 1.3 * len(names) * len(candidates) ** 0.6, 3.6))
+    figure = Figure(
+        figsize=(1.2 + 1.3 * len(names) * len(candidates) ** 0.6, 3.6), layout="constrained"
+    )
     axes = figure.subplots()
     generator = np.random.default_rng(0)
     for index, candidate in enumerate(candidates):
@@ -142,13 +145,13 @@ def score_picture(candidates: Sequence[Candidate]) -> Picture:
     middle = (len(candidates) - 1) / 2
     axes.set_xticks([p * (len(candidates) + 1) + middle for p in range(len(names))], names)
     axes.set_ylabel("score")
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return Picture(_png(figure), "Every case, by class.", "Box plots of the scores of all cases")
 
 
 def loss_picture(histories: Mapping[str, Rows]) -> Picture:
     """Training loss by epoch, a line for each fold."""
-    figure = Figure(figsize=(6, 3))
+    figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     for index, (name, rows) in enumerate(histories.items()):
         epochs = [int(row["epoch"]) for row in rows]
@@ -195,7 +198,7 @@ def contour_png(
 
     Reference contours are solid, prediction contours dashed, a colour for each label.
     """
-    figure = Figure(figsize=(10, 3.6))
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     error = reference != prediction
     low, high = np.percentile(image, [1, 99])
     for axis, (axes, title) in enumerate(
@@ -218,11 +221,15 @@ def contour_png(
                     axes.contour(mask, [0.5], colors=colour, linestyles=style, linewidths=1.2)
         axes.set_title(f"{title} {index}", fontsize=9)
         axes.set_axis_off()
+    handles = [
+        Line2D([], [], color=COLOURS[number % len(COLOURS)], label=f"label {label}")
+        for number, label in enumerate(labels)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     return _png(figure)
 
 
 def _png(figure: Figure) -> str:
     stream = byteio.BytesIO()
-    figure.tight_layout()
     figure.savefig(stream, format="png", dpi=100)
     return base64.b64encode(stream.getvalue()).decode()
