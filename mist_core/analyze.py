@@ -139,6 +139,7 @@ def fingerprint_from_json(values: dict[str, Any]) -> Fingerprint:
         for m in values["intensities"]
     )
     values["problems"] = tuple(values["problems"])
+    values["box"] = tuple((start, stop) for start, stop in values["box"])
     return Fingerprint(**values)
 
 

@@ -63,6 +63,8 @@ def digest(*parts: Any) -> str:
 
     def plain(part: Any) -> Any:
         if isinstance(part, Path):
+            if not part.exists():
+                raise DataError(f"{part}: expected a file, found none. Make or restore it.")
             state = part.stat()
             return [str(part), state.st_size, state.st_mtime_ns]
         raise TypeError(f"expected JSON or a Path, got {type(part)}")

@@ -125,6 +125,15 @@ def test_two_axes_that_lean_the_same_way_still_get_one_world_axis_each():
     assert skewed.to_lps() == ((0, 2, 1), (False, False, False))
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_axes_at_any_angle_each_get_one_world_axis(seed):
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    geometry = Geometry((2, 3, 4), (1, 1, 1), (0, 0, 0), turn)
+    order, flips = geometry.to_lps()
+    assert sorted(order) == [0, 1, 2]
+    assert (np.diag(geometry.moved_axes(order, flips).direction[::-1]) > 0).all()
+
+
 @given(geometries(), st.data())
 def test_a_crop_starts_where_its_first_voxel_was(geometry, data):
     starts = [data.draw(st.integers(0, n - 2)) for n in geometry.shape]

@@ -91,11 +91,10 @@ def test_formats_are_told_by_their_suffix(tmp_path, name):
     assert back.geometry.matches(volume.geometry)
 
 
-def test_written_volumes_are_compressed(tmp_path):
-    write_volume(tmp_path / "a.nii.gz", Volume(np.zeros((40, 40, 40), np.uint8), grid((40,) * 3)))
-    raw = (tmp_path / "a.nii.gz").read_bytes()
-    assert raw[:2] == b"\x1f\x8b"
-    assert len(raw) < 2000
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
+def test_written_volumes_are_compressed(tmp_path, name):
+    write_volume(tmp_path / name, Volume(np.zeros((40, 40, 40), np.uint8), grid((40,) * 3)))
+    assert (tmp_path / name).stat().st_size < 2000
 
 
 def refused(path, *words, read=read_image):

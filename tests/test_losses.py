@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mist_core.losses import LOSSES, deep_supervision, dice_ce, dice_loss
@@ -75,6 +75,7 @@ def test_dice_ce_is_half_of_that_of_monai(seed):
     assert dice_ce(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.permutations(range(4)))
 def test_the_numbering_of_classes_is_of_no_account(seed, order):
     logits, labels = random_pair(seed, size=(2, 3, 4))
@@ -83,6 +84,7 @@ def test_the_numbering_of_classes_is_of_no_account(seed, order):
     assert moved.item() == pytest.approx(dice_ce(logits, labels).item(), rel=1e-5)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.floats(0.1, 20))
 def test_dice_lies_between_0_and_1(seed, sharpness):
     logits, labels = random_pair(seed, size=(2, 3, 4))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from mist_core.errors import DataError
 from mist_core.evaluate import summary_rows
 from mist_core.files import write_rows
+from mist_core.metrics import METRICS
 from mist_core.rank import higher_is_better, rank
 
 COLUMNS = ("organ_dice", "organ_haus95", "core_avg_surf", "core_surf_dice")
@@ -67,8 +69,9 @@ def test_ties_share_the_mean_of_their_ranks():
 
 
 def test_candidates_that_tie_stay_in_the_order_given():
-    summary, _ = rank({name: table([[0.5] * 4]) for name in ("z", "a", "m")})
-    assert list(averages(summary)) == ["z", "a", "m"]
+    names = [f"{name}{number}" for number in range(10) for name in "zam"]
+    summary, _ = rank({name: table([[0.5] * 4]) for name in names})
+    assert list(averages(summary)) == names
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,12 @@ def test_candidates_that_tie_stay_in_the_order_given():
 )
 def test_direction_is_that_of_the_metric_at_the_end_of_the_name(column, higher):
     assert higher_is_better(column) is higher
+
+
+def test_a_metric_may_end_like_another(monkeypatch):
+    monkeypatch.setitem(METRICS, "no_dice", replace(METRICS["dice"], higher_is_better=False))
+    assert not higher_is_better("organ_no_dice")
+    assert higher_is_better("organ_dice")
 
 
 @given(scores)

@@ -1,0 +1,441 @@
+"""What the training cases imply: numbers computed by hand, and every bad case said at once."""
+
+import json
+from math import prod
+
+import numpy as np
+import pytest
+from conftest import ball, grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mist_core.analyze import (
+    Fingerprint,
+    Moments,
+    box_row,
+    choose_patch,
+    ct_statistics,
+    fingerprint,
+    fingerprint_from_json,
+    fingerprint_to_json,
+    make_plan,
+    median_size,
+    target_spacing,
+)
+from mist_core.config import Analyze
+from mist_core.dataset import Case, Dataset
+from mist_core.errors import DataError
+from mist_core.geometry import Geometry
+from mist_core.io import Volume, write_volume
+from mist_core.models.unet import topology
+from mist_core.plan import Plan, parse_plan
+
+BUDGET = 128**3
+MOVES = [
+    ((0, 1, 2), (False, False, False)),
+    ((2, 1, 0), (True, False, False)),
+    ((1, 2, 0), (False, True, True)),
+    ((2, 0, 1), (True, True, True)),
+]
+
+
+def dataset(tmp_path, labels=(0, 1), modality="mr", channels=("t1",)):
+    classes = {f"label_{v}": (v,) for v in labels[1:]}
+    return Dataset(tmp_path / "dataset.json", "task", modality, channels, labels, classes)
+
+
+def stored(folder, case_id, images, mask):
+    """Write a case to files."""
+    paths = tuple(folder / case_id / f"{n}.nii.gz" for n in range(len(images)))
+    for path, image in zip(paths, images, strict=True):
+        write_volume(path, image)
+    write_volume(folder / case_id / "mask.nii.gz", mask)
+    return Case(case_id, paths, folder / case_id / "mask.nii.gz")
+
+
+def moved(volume, order, flips):
+    array = np.flip(volume.array.transpose(order), tuple(a for a in range(3) if flips[a]))
+    return Volume(np.ascontiguousarray(array), volume.geometry.moved_axes(order, flips))
+
+
+def shifted(volume, mm):
+    g = volume.geometry
+    origin = (g.origin[0] + mm, g.origin[1], g.origin[2])
+    return Volume(volume.array, Geometry(g.shape, g.spacing, origin, g.direction))
+
+
+def bright_ball(geometry, inside=100.0):
+    """An image with a bright ball on zero, and its label map."""
+    mask = ball(geometry)
+    noise = np.random.default_rng(0).uniform(-5, 5, geometry.shape)
+    return Volume(np.where(mask.array > 0, inside + noise, 0).astype(np.float32), geometry), mask
+
+
+def print_of(case_id="a", **changes):
+    fields = {
+        "problems": (),
+        "spacing": (1.0, 1.0, 1.0),
+        "size": (100, 100, 100),
+        "cropped_size": (100, 100, 100),
+        "label_counts": {0: 10, 1: 10},
+        "intensities": (Moments(0, 0.0, 0.0, {}),),
+    }
+    return Fingerprint(case_id, **(fields | changes))
+
+
+# --- one case -------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_by_hand(tmp_path):
+    geometry = grid((10, 12, 14), (3, 2, 1))
+    image, mask = np.zeros(geometry.shape, np.float32), np.zeros(geometry.shape, np.uint8)
+    image[2:6, 3:9, 4:12] = 50
+    mask[2:6, 3:9, 4:8] = 1
+    mask[2:6, 3:9, 8:9] = 4
+    case = stored(tmp_path, "a", [Volume(image, geometry)], Volume(mask, geometry))
+    found = fingerprint(case)
+    assert found.problems == ()
+    assert (found.spacing, found.size, found.native_size) == ((3, 2, 1), (10, 12, 14), (10, 12, 14))
+    assert found.box == ((2, 6), (3, 9), (4, 12))
+    assert found.cropped_size == (4, 6, 8)
+    assert found.nonzero_fraction == pytest.approx(4 * 6 * 8 / (10 * 12 * 14))
+    assert found.label_counts == {0: 1680 - 120, 1: 96, 4: 24}
+    assert found.intensities == (Moments(12, 50.0, 0.0, {50: 12}),)  # every tenth of 120 voxels
+
+
+def test_labels_above_255_are_counted(tmp_path):
+    mask = ball(grid((8, 8, 8)), value=1)
+    mask = Volume(mask.array.astype(np.uint16) * 300, mask.geometry)
+    image = Volume(mask.array.astype(np.float32), mask.geometry)
+    assert fingerprint(stored(tmp_path, "a", [image], mask)).label_counts.keys() == {0, 300}
+
+
+def test_the_box_never_cuts_labelled_voxels(tmp_path):
+    image, mask = bright_ball(grid((20, 20, 20)))
+    mask.array[0, 10, 19] = 1  # dark, far from the ball
+    found = fingerprint(stored(tmp_path, "a", [image], mask))
+    low, high = np.transpose(found.box)
+    where = np.argwhere(mask.array)
+    assert (where >= low).all()
+    assert (where < high).all()
+    assert found.box[1] != (0, 20)
+
+
+@pytest.mark.parametrize(("order", "flips"), MOVES)
+def test_native_axes_do_not_matter_to_a_fingerprint(tmp_path, order, flips):
+    image, mask = bright_ball(grid((8, 20, 30), (5, 1, 0.8)))
+    one = fingerprint(stored(tmp_path, "a", [image], mask))
+    other = fingerprint(
+        stored(tmp_path, "b", [moved(image, order, flips)], moved(mask, order, flips))
+    )
+    for name in ("size", "cropped_size", "label_counts", "nonzero_fraction"):
+        assert getattr(one, name) == getattr(other, name)
+    assert other.spacing == pytest.approx(one.spacing)
+    assert other.native_size == tuple(one.size[a] for a in order)
+
+
+def test_float_noise_in_an_origin_is_accepted(tmp_path):
+    image, mask = bright_ball(grid((10, 10, 10), (1, 0.7, 0.7)))
+    assert fingerprint(stored(tmp_path, "a", [shifted(image, 1e-4)], mask)).problems == ()
+
+
+def test_a_shifted_image_is_named_with_the_distance(tmp_path):
+    image, mask = bright_ball(grid((10, 10, 10)))
+    case = stored(tmp_path, "a", [image, shifted(image, 1.5)], mask)
+    (problem,) = fingerprint(case).problems
+    assert problem.startswith(f"{case.images[1]}: expected the grid of its mask {case.mask}")
+    assert "1.5 mm apart" in problem
+
+
+def test_an_image_of_another_size_is_named(tmp_path):
+    image, mask = bright_ball(grid((10, 10, 10)))
+    small = Volume(image.array[:9], image.geometry.cropped((slice(0, 9), *[slice(0, 10)] * 2)))
+    (problem,) = fingerprint(stored(tmp_path, "a", [small], mask)).problems
+    assert "different sizes" in problem
+
+
+def test_all_unreadable_files_of_a_case_are_named(tmp_path):
+    image, mask = bright_ball(grid((10, 10, 10)))
+    case = stored(tmp_path, "a", [image, image, image], mask)
+    case.images[1].write_text("not an image")
+    case.mask.unlink()
+    problems = fingerprint(case).problems
+    assert [p.split(":")[0] for p in problems] == [str(case.images[1]), str(case.mask)]
+
+
+@pytest.mark.parametrize("problems", [(), ("a.nii.gz: expected a file, found none.",)])
+def test_a_fingerprint_survives_its_file(tmp_path, problems):
+    image, mask = bright_ball(grid((10, 12, 14), (3, 2, 1)))
+    found = fingerprint(stored(tmp_path, "001", [image, image], mask))
+    found = Fingerprint("001", problems) if problems else found
+    text = json.dumps(fingerprint_to_json(found))
+    assert fingerprint_from_json(json.loads(text)) == found
+    if not problems:
+        assert json.loads(text)["size"] == [14, 12, 10]
+
+
+def test_a_box_row_speaks_xyz_with_inclusive_ends():
+    row = box_row(print_of("001", box=((1, 4), (2, 9), (0, 7)), native_size=(5, 10, 8)))
+    assert row == {
+        "x_start": 0, "x_end": 6, "y_start": 2, "y_end": 8, "z_start": 1, "z_end": 3,
+        "x_og_size": 8, "y_og_size": 10, "z_og_size": 5, "id": "001",
+    }  # fmt: skip
+
+
+# --- spacing and size -----------------------------------------------------------------------------
+
+
+def test_the_target_spacing_is_the_median_per_axis():
+    assert target_spacing([(1, 1, 1), (2, 1, 1), (3, 0.5, 1.5)]) == (2, 1, 1)
+
+
+def test_thick_slices_get_the_tenth_percentile():
+    spacings = [(z, 0.8, 0.8) for z in (5, 5, 5, 3, 10)]
+    assert target_spacing(spacings) == pytest.approx((3.8, 0.8, 0.8))
+    sagittal = [(0.8, 0.8, x) for x in (5, 5, 5, 3, 10)]
+    assert target_spacing(sagittal) == pytest.approx((0.8, 0.8, 3.8))
+
+
+def test_three_times_as_thick_is_not_thick_yet():
+    assert target_spacing([(3, 1, 1), (3, 1, 1), (1, 1, 1)]) == (3, 1, 1)
+    assert target_spacing([(3.1, 1, 1), (3.1, 1, 1), (1, 1, 1)])[0] == pytest.approx(1.42)
+
+
+def test_the_median_size_by_hand():
+    sizes, spacings = (
+        [(10, 100, 100), (20, 90, 80), (30, 50, 60)],
+        [(5, 1, 1), (3, 1, 1), (1, 2, 2)],
+    )
+    # resampled to (2, 1, 1): 25, 30, 15 slices; 100, 90, 100 rows; 100, 80, 120 columns
+    assert median_size(sizes, spacings, (2, 1, 1)) == (25, 100, 100)
+    assert median_size([(1, 1, 1)], [(1, 1, 1)], (9, 9, 9)) == (1, 1, 1)
+
+
+# --- patch ----------------------------------------------------------------------------------------
+
+TABLE = [  # (x, y, z): median size, spacing, patch
+    ((512, 512, 90), (0.78, 0.78, 5), (512, 512, 8)),
+    ((240, 240, 155), (1, 1, 1), (128, 128, 128)),
+    ((320, 320, 130), (1.25, 1.25, 1.37), (128, 128, 96)),
+    ((36, 50, 35), (1, 1, 1), (32, 32, 32)),
+    ((512, 512, 482), (0.77, 0.77, 1), (128, 128, 96)),
+    ((256, 232, 12), (1.5, 1.5, 10), (224, 224, 12)),
+    ((144, 512, 512), (2.5, 0.8, 0.8), (8, 512, 512)),
+]
+SIZES = st.tuples(*[st.integers(8, 600)] * 3)
+EDGES = st.tuples(*[st.sampled_from([0.4, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 8.0])] * 3)
+BUDGETS = st.sampled_from([32**3, 64**3, 128**3, 4 * 128**3])
+
+
+@pytest.mark.parametrize(("size", "spacing", "patch"), TABLE)
+def test_the_patch_table(size, spacing, patch):
+    assert choose_patch(size[::-1], spacing[::-1], BUDGET) == patch[::-1]
+
+
+BY_HAND = [  # (z, y, x): median size, spacing, patch
+    # 2^21 / 240^2 = 36 slices; the network halves them three times: 40 if there are so many, or 32
+    ((50, 240, 240), (5, 1, 1), (40, 224, 224)),
+    ((38, 240, 240), (5, 1, 1), (32, 224, 224)),
+    # 2^21 / 1000^2 = 2 slices; five at least, or all there are; the root of 2^21 / 5 is 648
+    ((30, 1000, 1000), (5, 1, 1), (5, 640, 640)),
+    ((3, 1000, 1000), (5, 1, 1), (3, 832, 832)),
+    # 40 slices are fewer than a cube of 128 needs: 32 of them leave a square of 256
+    ((40, 400, 400), (1, 1, 1), (32, 256, 256)),
+    ((40, 100, 900), (1, 1, 1), (32, 96, 672)),
+]
+
+
+@pytest.mark.parametrize(("size", "spacing", "patch"), BY_HAND)
+def test_more_patches_by_hand(size, spacing, patch):
+    assert choose_patch(size, spacing, BUDGET) == patch
+
+
+@settings(max_examples=300)
+@given(SIZES, EDGES, BUDGETS)
+def test_the_network_can_halve_every_patch(size, spacing, budget):
+    patch = choose_patch(size, spacing, budget)
+    strides = np.prod([level.stride for level in topology(patch, spacing)], axis=0)
+    assert not np.mod(patch, strides).any(), f"{patch} cannot be halved to 1/{strides}"
+
+
+@given(st.tuples(*[st.integers(32, 600)] * 3), EDGES, BUDGETS)
+def test_a_patch_fits_the_image_and_the_budget(size, spacing, budget):
+    patch = choose_patch(size, spacing, budget)
+    assert all(p <= n for p, n in zip(patch, size, strict=True))
+    thick = max(spacing) / min(spacing) > 3
+    assert all(p % 32 == 0 for a, p in enumerate(patch) if not (thick and a == np.argmax(spacing)))
+    if budget > 32**3:  # which is the smallest patch there is, at 5 slices or more
+        assert prod(patch) <= 1.05 * budget
+
+
+@given(SIZES, EDGES, st.permutations([0, 1, 2]))
+def test_the_order_of_axes_does_not_matter_to_a_patch(size, spacing, order):
+    if spacing.count(max(spacing)) > 1 and max(spacing) > 3 * min(spacing):
+        return  # two thick axes: the first is taken
+    patch = choose_patch(size, spacing, BUDGET)
+    turned = choose_patch([size[a] for a in order], [spacing[a] for a in order], BUDGET)
+    assert turned == tuple(patch[a] for a in order)
+
+
+# --- CT -------------------------------------------------------------------------------------------
+
+
+def ct_case(folder, case_id, values, channels=1):
+    """A case whose foreground holds every value ten times in a row, so that each is sampled."""
+    geometry = grid((len(values), 10, 5))
+    image = np.full(geometry.shape, -1000, np.float32)
+    image[:, :, 1] = np.asarray(values, np.float32)[:, None]
+    mask = np.zeros(geometry.shape, np.uint8)
+    mask[:, :, 1] = 1
+    images = [Volume(image * (k + 1), geometry) for k in range(channels)]
+    return fingerprint(stored(folder, case_id, images, Volume(mask, geometry)))
+
+
+def test_ct_statistics_agree_with_numpy(tmp_path):
+    rng = np.random.default_rng(0)
+    values = [np.concatenate([rng.normal(m, 80, 70), [-2000, 5000]]) for m in (0, 60, 300)]
+    prints = [ct_case(tmp_path, str(i), v) for i, v in enumerate(values)]
+    found = ct_statistics([p.intensities[0] for p in prints])
+    pooled = np.concatenate(values)
+    assert found["z_score_mean"] == pytest.approx(pooled.mean(), rel=1e-6)
+    assert found["z_score_std"] == pytest.approx(pooled.std(), rel=1e-6)
+    counts, edges = np.histogram(pooled, 4096, (-1024, 3072))
+    share = counts.cumsum() / counts.sum()
+    assert found["window_min"] == edges[np.argmax(share >= 0.005)]
+    assert found["window_max"] == edges[np.argmax(share >= 0.995)]
+
+
+def test_a_ct_window_by_hand():
+    low = Moments(500, 10.5, 0.0, {10: 499, -1000: 1})
+    high = Moments(500, 10.5, 0.0, {10: 499, 2000: 1})
+    found = ct_statistics([low, high])  # 0.1 % below, 0.1 % above: neither reaches 0.5 %
+    assert (found["window_min"], found["window_max"]) == (10, 10)
+    low, high = Moments(5, 0, 0.0, {-1000: 5}), Moments(995, 0, 0.0, {10: 985, 2000: 10})
+    found = ct_statistics([low, high])
+    assert (found["window_min"], found["window_max"]) == (-1000, 2000)
+
+
+def test_no_foreground_gives_four_zeros():
+    assert set(ct_statistics([Moments(0, 0.0, 0.0, {})]).values()) == {0.0}
+
+
+def test_every_ct_channel_has_its_own_numbers(tmp_path):
+    prints = [ct_case(tmp_path, "a", [10, 20, 30], channels=2)]
+    plan = make_plan(prints, dataset(tmp_path, modality="ct", channels=("ct", "pet")), Analyze())
+    one, two = plan.preprocessing.ct_normalization
+    assert (one.z_score_mean, two.z_score_mean) == (20, 40)
+    assert (one.window_max, two.window_max) == (30, 60)
+    assert plan.model.in_channels == 2
+
+
+# --- all cases ------------------------------------------------------------------------------------
+
+
+def test_a_plan_by_hand(tmp_path):
+    size, cropped = (60, 300, 310), (59, 299, 309)
+    prints = [
+        print_of(str(i), spacing=(5, 0.8, 0.7), size=size, cropped_size=cropped) for i in range(3)
+    ]
+    plan = make_plan(prints, dataset(tmp_path), Analyze(folds=2))
+    assert plan.spatial_config.target_spacing == (0.7, 0.8, 5)
+    assert plan.spatial_config.median_resampled_image_size == (310, 300, 60)
+    assert plan.patch_size == choose_patch(size, (5, 0.8, 0.7), BUDGET)
+    assert plan.preprocessing.crop_to_foreground is False
+    assert plan.preprocessing.normalize_with_nonzero_mask is False
+    assert plan.preprocessing.ct_normalization is None
+    assert (plan.model.in_channels, plan.model.out_channels) == (1, 2)
+    assert plan.evaluation["label_1"].labels == (1,)
+    assert parse_plan(json.loads(plan.model_dump_json()), "file") == plan
+
+
+def test_native_orientation_does_not_matter_to_the_plan(tmp_path):
+    def plan(move) -> Plan:
+        prints = []
+        for k, shape in enumerate([(12, 40, 36), (10, 44, 38), (14, 42, 40)]):
+            image, mask = (moved(v, *move) for v in bright_ball(grid(shape, (5, 1, 1.1))))
+            prints.append(
+                fingerprint(stored(tmp_path / str(MOVES.index(move)), str(k), [image], mask))
+            )
+        return make_plan(prints, dataset(tmp_path), Analyze(crop_to_foreground=False))
+
+    first, *others = (plan(move) for move in MOVES)
+    assert first.spatial_config.median_resampled_image_size == (38, 42, 12)
+    assert all(
+        other.spatial_config.median_resampled_image_size == (38, 42, 12)
+        and other.patch_size == first.patch_size
+        and other.target_spacing_mm == pytest.approx(first.target_spacing_mm)
+        for other in others
+    )
+
+
+@pytest.mark.parametrize(("sizes", "crop"), [((79, 82), False), ((78, 81), True)])
+def test_cropping_is_for_a_mean_fifth(tmp_path, sizes, crop):
+    # what is removed on average: 19.5 and 20.5 %
+    prints = [print_of(str(n), cropped_size=(n, 100, 100)) for n in sizes]
+    plan = make_plan(prints, dataset(tmp_path), Analyze())
+    assert plan.preprocessing.crop_to_foreground is crop
+    wanted = make_plan(prints, dataset(tmp_path), Analyze(crop_to_foreground=not crop))
+    assert wanted.preprocessing.crop_to_foreground is not crop
+
+
+def test_a_crop_sets_the_median_size(tmp_path):
+    prints = [print_of(str(n), cropped_size=(n, 60, 50)) for n in (38, 40, 44)]
+    plan = make_plan(prints, dataset(tmp_path), Analyze())
+    assert plan.spatial_config.median_resampled_image_size == (50, 60, 40)
+
+
+@pytest.mark.parametrize(("fractions", "expected"), [((0.7, 0.85), True), ((0.7, 0.95), False)])
+def test_zero_is_background_when_a_fifth_is_zero(tmp_path, fractions, expected):
+    prints = [print_of(str(f), nonzero_fraction=f) for f in fractions]
+    plan = make_plan(prints, dataset(tmp_path), Analyze())
+    assert plan.preprocessing.normalize_with_nonzero_mask is expected
+
+
+def test_zero_is_water_in_ct(tmp_path):
+    plan = make_plan([print_of(nonzero_fraction=0.1)], dataset(tmp_path, modality="ct"), Analyze())
+    assert plan.preprocessing.normalize_with_nonzero_mask is False
+
+
+def test_what_the_user_sets_is_xyz_and_wins(tmp_path):
+    chosen = Analyze(target_spacing=(1, 2, 3), patch_size=(32, 64, 96))
+    plan = make_plan([print_of()], dataset(tmp_path), chosen)
+    assert plan.target_spacing_mm == (3, 2, 1)
+    assert plan.patch_size == (96, 64, 32)
+    assert plan.spatial_config.median_resampled_image_size == (100, 50, 33)
+    small = make_plan([print_of()], dataset(tmp_path), Analyze(patch_voxels=64**3))
+    assert small.patch_size == (64, 64, 64)
+
+
+def described(tmp_path, cases):
+    """A dataset whose cases have masks of the given names, for messages."""
+    listed = {c: Case(c, (), tmp_path / f"{c}.nii.gz") for c in cases}
+    for case in listed.values():
+        case.mask.touch()
+    fields = dataset(tmp_path)
+    return Dataset(**{k: getattr(fields, k) for k in ("path", "task", "modality", "channels")},
+                   labels=(0, 1), final_classes={"a": (1,)}, train_files=listed)  # fmt: skip
+
+
+def test_all_problems_of_all_cases_come_together(tmp_path):
+    prints = [
+        print_of("a", problems=("a.nii.gz: expected a file, found none.", "b: also bad")),
+        print_of("c"),
+        print_of("d", label_counts={0: 5, 1: 6, 7: 2, 300: 9}),
+    ]
+    with pytest.raises(DataError) as caught:
+        make_plan(prints, described(tmp_path, "acd"), Analyze())
+    message = str(caught.value)
+    assert "3 problems" in message
+    assert "a.nii.gz: expected a file" in message
+    assert f"{tmp_path / 'd.nii.gz'}: expected labels among [0, 1], " in message
+    assert "found 7 (2 voxels), 300 (9 voxels)" in message
+
+
+def test_a_label_that_no_case_has_is_reported(tmp_path):
+    with pytest.raises(DataError, match="found none with 2, 4"):
+        make_plan([print_of()], dataset(tmp_path, labels=(0, 1, 2, 4)), Analyze())
+
+
+def test_a_label_that_one_case_lacks_is_fine(tmp_path):
+    prints = [print_of("a", label_counts={0: 5}), print_of("b", label_counts={1: 5})]
+    assert make_plan(prints, dataset(tmp_path), Analyze()).dataset_info.labels == (0, 1)

@@ -1,0 +1,273 @@
+"""From scanner to training grid: nothing labelled is lost, and the way back is exact."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+from conftest import ball, geometries, grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mist_core.errors import DataError
+from mist_core.geometry import Geometry, Origin
+from mist_core.intensity import z_score
+from mist_core.io import Volume
+from mist_core.labels import sample_coordinates
+from mist_core.plan import parse_plan
+from mist_core.preprocess import preprocess, write
+from mist_core.resample import strongest_class
+
+LABELS = (0, 1, 2, 4)
+CT = {"window_min": -1000.0, "window_max": 1000.0, "z_score_mean": 100.0, "z_score_std": 50.0}
+MOVES = st.tuples(st.permutations([0, 1, 2]).map(tuple), st.tuples(*[st.booleans()] * 3))
+
+
+def make_plan(spacing=(1.0, 1.0, 1.0), channels=("t1",), labels=LABELS, **preprocessing):
+    """A plan; ``spacing`` is in array order."""
+    usual = {
+        "crop_to_foreground": False,
+        "normalize_with_nonzero_mask": False,
+        "ct_normalization": None,
+    }
+    fields = {
+        "mist_version": "0",
+        "dataset_info": {"task": "t", "modality": "mr", "images": channels, "labels": labels},
+        "spatial_config": {
+            "patch_size": (32, 32, 32),
+            "target_spacing": spacing[::-1],
+            "median_resampled_image_size": (32, 32, 32),
+        },
+        "preprocessing": usual | preprocessing,
+        "model": {"in_channels": len(channels), "out_channels": len(labels)},
+        "evaluation": {},
+    }
+    return parse_plan(fields, "here")
+
+
+def volume(geometry, seed=0):
+    array = np.random.default_rng(seed).normal(100, 20, geometry.shape).astype(np.float32)
+    return Volume(array, geometry)
+
+
+def gap_labels(geometry):
+    """Four label values, 3 missing among them, each voxel drawn at random."""
+    picks = np.random.default_rng(1).integers(0, 4, geometry.shape)
+    return Volume(np.array(LABELS, np.uint8)[picks], geometry)
+
+
+def bright_ball(geometry):
+    mask = ball(geometry, value=4)
+    return Volume(np.where(mask.array > 0, 100, 0).astype(np.float32), geometry), mask
+
+
+def moved(v, order, flips):
+    array = np.flip(v.array.transpose(order), tuple(a for a in range(3) if flips[a]))
+    return Volume(np.ascontiguousarray(array), v.geometry.moved_axes(order, flips))
+
+
+def shifted(v, mm):
+    g = v.geometry
+    origin = (g.origin[0], g.origin[1], g.origin[2] + mm)
+    return Volume(v.array, Geometry(g.shape, g.spacing, origin, g.direction))
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def test_a_ct_on_the_target_grid_is_only_normalised():
+    geometry = grid((3, 4, 5))
+    image = Volume(np.linspace(-1200, 1200, 60, dtype=np.float32).reshape(3, 4, 5), geometry)
+    done = preprocess([image], None, make_plan(ct_normalization=[CT]))
+    expected = (image.array.clip(-1000, 1000) - 100) / 50
+    np.testing.assert_allclose(done.image, expected[None], rtol=1e-6)
+    assert done.image.dtype == np.float32
+    assert done.labels is None
+    assert done.origin.box == (slice(0, 3), slice(0, 4), slice(0, 5))
+
+
+def test_labels_with_a_gap_become_indices():
+    mask = gap_labels(grid((3, 4, 5)))
+    done = preprocess([volume(mask.geometry)], mask, make_plan())
+    assert done.labels.dtype == np.uint8
+    assert np.array_equal(np.array(LABELS)[done.labels], mask.array)
+
+
+def test_labels_above_255_become_indices():
+    mask = ball(grid((8, 8, 8)))
+    mask = Volume(mask.array.astype(np.uint16) * 300, mask.geometry)
+    done = preprocess([volume(mask.geometry)], mask, make_plan(labels=(0, 44, 300)))
+    assert np.array_equal(done.labels == 2, mask.array == 300)
+    assert not (done.labels == 1).any()
+
+
+def test_every_channel_has_its_own_numbers():
+    geometry = grid((3, 4, 5))
+    images = [Volume(np.full(geometry.shape, v, np.float32), geometry) for v in (150, 9)]
+    pet = {"window_min": 0.0, "window_max": 8.0, "z_score_mean": 2.0, "z_score_std": 3.0}
+    done = preprocess(images, None, make_plan(channels=("ct", "pet"), ct_normalization=[CT, pet]))
+    assert done.image.shape == (2, 3, 4, 5)
+    assert np.unique(done.image[0]).tolist() == [1]
+    assert np.unique(done.image[1]).tolist() == [2]
+    one, two = volume(geometry, 0), volume(geometry, 1)
+    done = preprocess([one, two], None, make_plan(channels=("t1", "t2")))
+    assert np.array_equal(done.image, [z_score(v.array, nonzero_only=False) for v in (one, two)])
+
+
+def test_water_lies_between_its_neighbours():
+    geometry = grid((3, 4, 5))
+    image = Volume(np.zeros(geometry.shape, np.float32), geometry)
+    image.array[0, 0, :3] = (-1, 0, 1)
+    done = preprocess([image], None, make_plan(ct_normalization=[CT]))
+    np.testing.assert_allclose(np.diff(done.image[0, 0, 0, :3]), 0.02, rtol=1e-4)
+    np.testing.assert_allclose(done.image[0, 2], -2)
+
+
+def test_zero_stays_zero_where_it_is_background():
+    image, _ = bright_ball(grid((12, 12, 12)))
+    image.array[image.array > 0] += volume(image.geometry).array[image.array > 0]
+    done = preprocess([image], None, make_plan(normalize_with_nonzero_mask=True))
+    assert not done.image[0][image.array == 0].any()
+    assert abs(done.image[0][image.array > 0].mean()) < 0.05
+
+
+# --- grid -----------------------------------------------------------------------------------------
+
+
+def test_thin_slices_from_thick_ones_keep_the_air_and_the_label_at_the_border():
+    thick = grid((10, 6, 6), (5, 1, 1))
+    air = Volume(np.full(thick.shape, -1000, np.float32), thick)
+    label = Volume(np.full(thick.shape, 4, np.uint8), thick)
+    done = preprocess([air], label, make_plan(ct_normalization=[CT]))
+    assert done.image.shape == (1, 50, 6, 6)
+    assert np.unique(done.image).tolist() == [-22]
+    assert np.unique(done.labels).tolist() == [3]
+
+
+@settings(max_examples=40)
+@given(geometries(low=6, high=12), st.tuples(*[st.floats(0.7, 4)] * 3))
+def test_the_training_grid_is_lps_at_the_target_spacing(geometry, spacing):
+    done = preprocess([volume(geometry)], gap_labels(geometry), make_plan(spacing))
+    training = done.origin.training
+    assert training.spacing == pytest.approx(spacing)
+    assert training.to_lps() == ((0, 1, 2), (False, False, False))
+    assert done.image.shape == (1, *done.labels.shape) == (1, *training.shape)
+    assert done.origin.original is geometry
+
+
+@settings(max_examples=30)
+@given(MOVES)
+def test_native_axes_do_not_matter(move):
+    geometry = grid((5, 12, 14), (4.0, 1.0, 1.1))
+    mask = gap_labels(geometry)
+    plan = make_plan((2.7, 0.83, 1.23))
+    one = preprocess([volume(geometry)], mask, plan)
+    other = preprocess([moved(volume(geometry), *move)], moved(mask, *move), plan)
+    assert np.array_equal(one.labels, other.labels)
+    np.testing.assert_allclose(one.image, other.image, atol=1e-3)
+    assert one.origin.training.matches(other.origin.training)
+
+
+@settings(max_examples=60)
+@given(geometries(high=16), st.booleans())
+def test_the_way_back_is_exact_where_spacing_stays(geometry, crop):
+    image, mask = bright_ball(geometry)
+    order, flips = geometry.to_lps()
+    plan = make_plan(geometry.moved_axes(order, flips).spacing, crop_to_foreground=crop)
+    done = preprocess([image], mask, plan)
+    maps = [(done.labels == k).astype(np.float32) for k in range(len(LABELS))]
+    origin = Origin.from_json(json.loads(json.dumps(done.origin.to_json())))
+    kept = origin.original.cropped(origin.box)
+    back = np.zeros(origin.original.shape, np.uint8)
+    back[origin.box] = strongest_class(iter(maps), origin.training, kept, np.uint8)
+    assert np.array_equal(np.array(LABELS)[back], mask.array)
+
+
+def test_a_crop_is_the_foreground_on_the_native_grid():
+    image, mask = bright_ball(grid((20, 24, 22), (3, 1, 1)))
+    image, mask = (moved(v, (2, 0, 1), (True, False, True)) for v in (image, mask))
+    done = preprocess([image], None, make_plan((3, 1, 1), crop_to_foreground=True))
+    low, high = (f(np.argwhere(mask.array), axis=0) for f in (np.min, np.max))
+    assert done.origin.box == tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
+    assert done.image[0].size == np.prod(high - low + 1)
+
+
+def test_a_crop_never_cuts_labelled_voxels():
+    image, mask = bright_ball(grid((20, 20, 20)))
+    mask.array[0, 10, 19] = 1  # dark, far from the ball
+    plan = make_plan(crop_to_foreground=True)
+    done = preprocess([image], mask, plan)
+    assert (done.labels > 0).sum() == (mask.array > 0).sum()
+    assert done.image[0].size < image.array.size
+    assert preprocess([image], None, plan).image[0].size < done.image[0].size
+
+
+# --- mistakes in the data -------------------------------------------------------------------------
+
+
+def test_a_channel_on_another_grid_is_named_with_both_grids():
+    one = volume(grid((5, 6, 7)))
+    plan = make_plan(channels=("t1", "flair"))
+    with pytest.raises(DataError, match=r"^flair: expected the grid of t1 \(size \[7, 6, 5\]"):
+        preprocess([one, shifted(one, 0.5)], None, plan)
+    with pytest.raises(DataError, match=r"^the mask: expected the grid of t1"):
+        preprocess([one, one], shifted(gap_labels(one.geometry), 0.5), plan)
+    with pytest.raises(DataError, match=r"^the mask: "):
+        preprocess([one, one], gap_labels(grid((5, 6, 8))), plan)
+
+
+def test_float_noise_in_an_origin_is_accepted():
+    geometry = grid((5, 6, 7), (2, 1, 1))
+    images = [volume(geometry), shifted(volume(geometry), 1e-5)]
+    mask = gap_labels(geometry)
+    plan = make_plan((2, 1, 1), channels=("a", "b"))
+    done = preprocess(images, shifted(mask, -1e-5), plan)
+    assert np.array_equal(done.image[0], done.image[1])
+    assert np.array_equal(np.array(LABELS)[done.labels], mask.array)
+
+
+def test_a_label_that_the_plan_does_not_have_is_reported():
+    mask = gap_labels(grid((5, 6, 7)))
+    mask.array[0, 0, 0] = 3
+    with pytest.raises(DataError, match=r"^the mask: .*among \[0, 1, 2, 4\], found \[3\]"):
+        preprocess([volume(mask.geometry)], mask, make_plan())
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_the_files_of_a_case(tmp_path):
+    mask = gap_labels(grid((5, 6, 7)))
+    done = preprocess([volume(mask.geometry)], mask, make_plan())
+    write(done, tmp_path, "001", make_plan(), samples=20)
+    load = {
+        name: np.load(tmp_path / name / "001.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("images", "labels", "foreground")
+    }
+    assert np.array_equal(load["images"], done.image)
+    assert np.array_equal(load["labels"], done.labels)
+    assert [(load["foreground"][:, 0] == k).sum() for k in range(4)] == [0, 20, 20, 20]
+    assert np.array_equal(done.labels[tuple(load["foreground"][:, 1:].T)], load["foreground"][:, 0])
+    origin = Origin.from_json(json.loads((tmp_path / "geometry/001.json").read_text()))
+    assert origin.training.matches(done.origin.training)
+    assert origin.box == done.origin.box
+
+
+def test_a_case_without_a_mask_has_no_labels(tmp_path):
+    done = preprocess([volume(grid((5, 6, 7)))], None, make_plan())
+    write(done, tmp_path, "a", make_plan(), samples=20)
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
+    assert names == ["geometry/a.json", "images/a.npy"]
+
+
+def test_remembered_voxels_follow_from_the_id(tmp_path):
+    mask = gap_labels(grid((8, 8, 8)))
+    done = preprocess([volume(mask.geometry)], mask, make_plan())
+
+    def remembered(case_id):
+        write(done, tmp_path, case_id, make_plan(), samples=20)
+        return np.load(tmp_path / "foreground" / f"{case_id}.npy")
+
+    seed = zlib.crc32(b"a")  # the same in every process, as hash() is not
+    assert np.array_equal(remembered("a"), sample_coordinates(done.labels, 4, 20, seed))
+    assert not np.array_equal(remembered("a"), remembered("b"))

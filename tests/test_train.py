@@ -1,0 +1,296 @@
+"""Training: its schedule, its files, and that a stopped run goes on as if it had not been."""
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mist_core import train as training
+from mist_core.config import Train
+from mist_core.errors import DataError
+from mist_core.files import write_json
+from mist_core.io import write_array
+from mist_core.patches import TrainingCase
+from mist_core.plan import parse_plan
+from mist_core.train import Paths, learning_rate, save_model, steps_per_epoch, train
+
+EDGE = 8
+PLAN = parse_plan(
+    {
+        "mist_version": "0",
+        "dataset_info": {"task": "t", "modality": "mr", "images": ["t1"], "labels": (0, 1, 4)},
+        "spatial_config": {
+            "patch_size": (EDGE,) * 3,
+            "target_spacing": (1, 1, 1),
+            "median_resampled_image_size": (12, 12, 12),
+        },
+        "preprocessing": {
+            "crop_to_foreground": False,
+            "normalize_with_nonzero_mask": False,
+            "ct_normalization": None,
+        },
+        "model": {"in_channels": 1, "out_channels": 3},
+        "evaluation": {"organ": {"labels": [1, 4]}},
+    },
+    "test",
+)
+SHORT = Train(epochs=3, steps_per_epoch=2, batch_size=1, amp=False)
+
+
+def case(number=0, edge=12):
+    """A bright cube (1) with a brighter corner (2) in noise."""
+    labels = np.zeros((edge,) * 3, np.uint8)
+    labels[3:9, 3:9, 3:9], labels[3:6, 3:6, 3:6] = 1, 2
+    noise = np.random.default_rng(number).normal(0, 0.1, labels.shape)
+    image = (labels + noise).astype(np.float32)[None]
+    rows = sorted([labels[tuple(v)], *v] for v in np.argwhere(labels))
+    return TrainingCase(f"case {number}", image, labels, np.array(rows, np.int32))
+
+
+def run(folder, settings=SHORT, fold=0, identity="mine", cases=None):
+    paths = Paths(folder / "checkpoint.pt", folder / "logs")
+    cases = [case(0), case(1)] if cases is None else cases
+    model = train(cases, PLAN, settings, fold, paths, identity)
+    return {name: weights.clone() for name, weights in model.state_dict().items()}
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def history(folder):
+    with (folder / "logs/history.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def scalars(folder):
+    """(step, value) pairs of each TensorBoard tag, as TensorBoard shows them."""
+    events = EventAccumulator(str(folder / "logs"))
+    events.Reload()
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
+
+
+def stop_in_epoch(monkeypatch, number):
+    """From now on a run dies in this epoch, after its records and before its checkpoint."""
+    whole = training.save
+
+    def dying(path, state):
+        if state["epoch"] == number:
+            raise KeyboardInterrupt
+        whole(path, state)
+
+    monkeypatch.setattr(training, "save", dying)
+
+
+def test_the_schedule_by_hand():
+    settings = Train(learning_rate=1.0, warmup_epochs=2)
+    rates = [learning_rate(step, 220, 10, settings) for step in (0, 10, 20, 120, 220)]
+    assert rates == pytest.approx([0.01, 0.505, 1.0, 0.5, 0.0])
+
+
+def test_the_default_warm_up_takes_a_tenth_of_a_short_run():
+    settings = Train(learning_rate=1.0, epochs=5)
+    rates = [learning_rate(step, 1250, 250, settings) for step in range(1250)]
+    assert int(np.argmax(rates)) == 125
+    assert rates[125] == 1
+    assert (np.diff(rates[:126]) > 0).all()
+    assert (np.diff(rates[125:]) < 0).all()
+
+
+def test_a_long_run_warms_up_for_the_epochs_that_were_set():
+    settings = Train(learning_rate=1.0)
+    assert learning_rate(20 * 250, 1000 * 250, 250, settings) == 1
+    assert learning_rate(20 * 250 - 1, 1000 * 250, 250, settings) < 1
+
+
+@given(st.integers(1, 300), st.integers(1, 50), st.integers(0, 400))
+def test_every_step_of_any_run_has_a_positive_rate(epochs, epoch_steps, warmup):
+    settings = Train(learning_rate=0.5, warmup_epochs=warmup)
+    steps = epochs * epoch_steps
+    for step in {0, steps // 20, steps // 10, steps // 2, steps - 1}:
+        assert 0 < learning_rate(step, steps, epoch_steps, settings) <= 0.5
+
+
+def test_steps_per_epoch_are_as_set_or_250_or_a_pass_over_the_cases():
+    assert steps_per_epoch(Train(steps_per_epoch=7), 1000) == 7
+    assert steps_per_epoch(Train(batch_size=2), 10) == 250
+    assert steps_per_epoch(Train(batch_size=2), 501) == 251
+
+
+def test_a_short_run_with_default_warm_up_learns(tmp_path):
+    settings = Train(epochs=5, steps_per_epoch=6, amp=False, augment={"affine": 0})
+    run(tmp_path, settings)
+    losses = [float(row["loss"]) for row in history(tmp_path)]
+    assert len(losses) == 5
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_two_runs_with_one_seed_give_the_same_weights(tmp_path):
+    first, second = run(tmp_path / "a"), run(tmp_path / "b")
+    assert same(first, second)
+    for one, other in zip(history(tmp_path / "a"), history(tmp_path / "b"), strict=True):
+        assert one["loss"] == other["loss"]
+
+
+def test_another_seed_or_fold_gives_other_weights(tmp_path):
+    first = run(tmp_path / "a")
+    assert not same(first, run(tmp_path / "b", SHORT.model_copy(update={"seed": 43})))
+    assert not same(first, run(tmp_path / "c", fold=1))
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    with monkeypatch.context() as context:
+        stop_in_epoch(context, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped")
+    assert same(run(tmp_path / "stopped"), whole)
+    for one, other in zip(history(tmp_path / "stopped"), history(tmp_path / "whole"), strict=True):
+        assert {**one, "patches_per_second": 0} == {**other, "patches_per_second": 0}
+
+
+def test_a_resumed_run_shows_every_epoch_once(tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        stop_in_epoch(context, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    time.sleep(1)  # TensorBoard tells the runs apart by the second in which they began
+    run(tmp_path)
+    assert [row["epoch"] for row in history(tmp_path)] == ["1", "2", "3"]
+    assert [step for step, _ in scalars(tmp_path)["loss"]] == [1, 2, 3]
+
+
+def test_a_resumed_run_does_only_what_is_left(tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as context:
+        stop_in_epoch(context, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        run(tmp_path)
+    assert "going on after epoch 2" in caplog.text
+    assert caplog.text.count("patches/s") == 1
+
+
+def test_a_finished_checkpoint_gives_its_model_at_once(tmp_path, caplog):
+    first = run(tmp_path)
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        assert same(run(tmp_path), first)
+    assert "patches/s" not in caplog.text
+    assert len(history(tmp_path)) == 3
+
+
+def test_a_checkpoint_of_other_data_or_settings_is_ignored(tmp_path, caplog):
+    run(tmp_path, identity="theirs")
+    time.sleep(1)  # see above
+    with caplog.at_level(logging.INFO):
+        found = run(tmp_path, SHORT.model_copy(update={"seed": 1}))
+    assert "starting anew" in caplog.text
+    assert same(found, run(tmp_path / "fresh", SHORT.model_copy(update={"seed": 1})))
+    assert [step for step, _ in scalars(tmp_path)["loss"]] == [1, 2, 3]
+
+
+def test_records_of_every_epoch_are_kept(tmp_path):
+    run(tmp_path)
+    rows, shown = history(tmp_path), scalars(tmp_path)
+    assert list(rows[0]) == ["epoch", "loss", "learning_rate", "patches_per_second"]
+    assert shown.keys() == {"loss", "learning_rate", "patches_per_second"}
+    for tag, points in shown.items():
+        assert [step for step, _ in points] == [1, 2, 3]
+        assert [value for _, value in points] == pytest.approx(
+            [float(row[tag]) for row in rows], rel=1e-5
+        )
+
+
+def test_the_rate_goes_on_from_epoch_to_epoch(tmp_path):
+    run(tmp_path)
+    found = [float(row["learning_rate"]) for row in history(tmp_path)]
+    assert found == pytest.approx([learning_rate(step, 6, 2, SHORT) for step in (1, 3, 5)])
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
+    broken = case()
+    broken.image[0, 6, 6, 6] = np.nan
+    settings = SHORT.model_copy(update={"foreground_probability": 1.0, "steps_per_epoch": 4})
+    with pytest.raises(DataError, match=r"fold 2: .*finite loss, found nan in epoch 1"):
+        run(tmp_path, settings, fold=2, cases=[broken])
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_bfloat16_trains(tmp_path):
+    weights = run(tmp_path, Train(epochs=1, steps_per_epoch=1, batch_size=1, amp=True))
+    assert {w.dtype for w in weights.values()} == {torch.float32}
+    assert all(w.isfinite().all() for w in weights.values())
+
+
+def test_a_model_file_tells_all_that_prediction_needs(tmp_path):
+    model = training.new_model(PLAN, "nnunet")
+    save_model(tmp_path / "fold_3.pt", model, PLAN, SHORT, 3)
+    state = torch.load(tmp_path / "fold_3.pt", weights_only=True)
+    assert same(state["weights"], model.state_dict())
+    assert state["plan"] == PLAN.model_dump(mode="json")
+    assert Train(**state["train"]) == SHORT
+    assert state["fold"] == 3
+    assert state["versions"].keys() == {"mist_core", "torch"}
+    assert [path.name for path in tmp_path.iterdir()] == ["fold_3.pt"]
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Call the script on three preprocessed cases, the last one in fold 1."""
+    rows = ["id,fold"]
+    for number in range(3):
+        one = case(number)
+        rows.append(f"{number:03d},{number // 2}")
+        for kind, array in (
+            ("images", one.image),
+            ("labels", one.labels),
+            ("foreground", one.coordinates),
+        ):
+            write_array(tmp_path / f"numpy/{kind}/{number:03d}.npy", array)
+    (tmp_path / "paths.csv").write_text("\n".join(rows) + "\n")
+    write_json(tmp_path / "plan.json", PLAN.model_dump(mode="json"))
+
+    def call(fold):
+        command = [sys.executable, ROOT / "workflow/scripts/train.py", "--fold", str(fold)]
+        command += ["--paths", tmp_path / "paths.csv", "--numpy", tmp_path / "numpy"]
+        command += ["--plan", tmp_path / "plan.json", "--settings", SHORT.model_dump_json()]
+        command += ["--model", tmp_path / "fold.pt", "--checkpoint", tmp_path / "checkpoint.pt"]
+        command += ["--logs", tmp_path / "logs"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return call
+
+
+def test_the_script_trains_on_the_other_folds_only(script, tmp_path):
+    (tmp_path / "numpy/images/002.npy").unlink()  # held out, so it is not asked for
+    done = script(fold=1)
+    assert done.returncode == 0, done.stderr
+    assert "fold 1: 2 cases" in done.stderr
+    assert torch.load(tmp_path / "fold.pt", weights_only=True)["fold"] == 1
+
+
+def test_the_script_names_a_missing_array(script, tmp_path):
+    (tmp_path / "numpy/labels/001.npy").unlink()
+    done = script(fold=1)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ERROR: {tmp_path}/numpy/labels/001.npy: expected")
+    assert not (tmp_path / "fold.pt").exists()
+
+
+def test_settings_survive_the_way_through_the_script():
+    assert Train(**json.loads(SHORT.model_dump_json())) == SHORT
