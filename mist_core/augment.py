@@ -32,7 +32,9 @@ def augment(
 
 
 def flip_axes(settings: Augment) -> tuple[int, ...]:
-    """Array axes (Z, Y, X = 0, 1, 2) that the user allows to be mirrored."""
+    """Array axes (Z, Y, X = 0, 1, 2) that are mirrored; none when flips are switched off."""
+    if settings.flip == 0:
+        return ()
     return tuple(axis for axis, name in enumerate("zyx") if name in settings.flip_axes)
 
 

@@ -103,10 +103,10 @@ def do_cases(work: CaseWork, args: argparse.Namespace) -> None:
         try:
             with _claim(args.handover, case, wait=False) as claimed:
                 if claimed and _to_be_done(work, args, case):
-                    _do(work, case, args.handover / f"{case}.{work.key(case)}")
+                    _do(work, case, _ready(args, case, work.key(case)))
                     log.info("done ahead: %s", case)
-        except DataError as error:
-            log.info("not done ahead: %s: %s", case, error)
+        except Exception:  # nothing is lost: the case's own job meets it again, and fails by name
+            log.warning("not done ahead: %s", case, exc_info=True)
     if failures:
         raise DataError("\n".join(failures))
 
@@ -114,22 +114,30 @@ def do_cases(work: CaseWork, args: argparse.Namespace) -> None:
 def _finish(work: CaseWork, args: argparse.Namespace, case: str) -> None:
     """Bring the outputs of a case into place, from the hand-over or by doing the work."""
     key = work.key(case)
-    place = args.handover or args.output
-    ready = place / f"{case}.{key}"
-    if not ready.is_dir():
+    ready = _ready(args, case, key)
+    names = work.outputs(case)
+    if not all((ready / name).exists() for name in names):  # a killed job may have moved some
         _do(work, case, ready)
-    for name in work.outputs(case):
+    for name in names:
         target = args.output / name
         target.parent.mkdir(parents=True, exist_ok=True)
         (ready / name).replace(target)
-    shutil.rmtree(ready)
+    shutil.rmtree(ready.parent)  # with whatever was left there under other keys
     if args.handover:
         (args.handover / f"{case}.key").write_text(key)
 
 
+def _ready(args: argparse.Namespace, case: str, key: str) -> Path:
+    """Where the outputs of a case wait, whole, until its own job moves them into place."""
+    home: Path = args.handover / "cases" / case if args.handover else args.output / f".{case}"
+    return home / key
+
+
 def _do(work: CaseWork, case: str, folder: Path) -> None:
     """Compute a case into ``folder``, which appears only when it is whole."""
-    unfinished = folder.with_name(f".{os.getpid()}-{folder.name}")
+    unfinished = folder.with_name(f".{folder.name}")
+    for left_by_a_killed_job in (unfinished, folder):
+        shutil.rmtree(left_by_a_killed_job, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         for name in work.outputs(case):
@@ -138,12 +146,14 @@ def _do(work: CaseWork, case: str, folder: Path) -> None:
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if not folder.exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def _to_be_done(work: CaseWork, args: argparse.Namespace, case: str) -> bool:
     """Whether a case's own job is still to come, as far as can be told: a hint, never a rule."""
     key = work.key(case)
-    if (args.handover / f"{case}.{key}").is_dir():
+    if _ready(args, case, key).is_dir():
         return False
     last = args.handover / f"{case}.key"
     done = all((args.output / name).exists() for name in work.outputs(case))

@@ -1,6 +1,5 @@
 """Score predicted label maps against reference label maps, case by case and class by class."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,6 @@ from mist_core.errors import DataError
 from mist_core.io import Volume, read_labels
 from mist_core.labels import in_labels
 from mist_core.metrics import score
-
-log = logging.getLogger(__name__)
 
 Classes = Mapping[str, Sequence[int]]
 MetricParameters = Mapping[str, Mapping[str, Any]]

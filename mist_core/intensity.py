@@ -36,15 +36,13 @@ def window_and_scale(
     return ((np.clip(image, *window) - np.float32(mean)) / np.float32(std)).astype(np.float32)
 
 
-def z_score(image: Array, nonzero_only: bool) -> NDArray[np.float32]:
+def z_score(image: Array, mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """Clip to the 0.5th and 99.5th percentiles, then z-score, per image.
 
-    With ``nonzero_only`` the statistics are those of the non-zero voxels, and zero stays zero:
-    it is the background of a skull-stripped image, not an intensity. Without non-zero voxels the
-    result is zero.
+    With a mask the statistics are those of its voxels, and the others become zero: they are the
+    background of, say, a skull-stripped image, not an intensity. An empty mask gives zeros.
     """
-    mask = image != 0 if nonzero_only else None
-    voxels = image[mask] if mask is not None and mask.any() else image
+    voxels = image if mask is None or not mask.any() else image[mask]
     low, high = np.percentile(voxels, [0.5, 99.5])
     scaled = window_and_scale(
         image, (float(low), float(high)), float(voxels.mean(dtype=np.float64)), _std(voxels)

@@ -91,11 +91,6 @@ def read_labels(path: Path) -> Volume:
     return Volume(array.astype(np.uint8 if high < 256 else np.uint16), volume.geometry)
 
 
-def read_geometry(path: Path) -> Geometry:
-    """Read the header only. Raises DataError as ``read_image`` does."""
-    return geometry_of(_reader(path))
-
-
 def _reader(path: Path) -> sitk.ImageFileReader:
     if not path.exists():
         raise DataError(f"{path}: expected a file, found none. Check the path or restore the file.")

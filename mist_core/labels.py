@@ -18,13 +18,14 @@ def to_indices(values: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
     Raises ValueError for a value that is not in ``labels``: making it background would hide a
     mistake in the data.
     """
-    table = np.full(max(int(values.max(initial=0)), *labels) + 1, -1)
+    unknown = len(labels)
+    table = np.full(max(int(values.max(initial=0)), *labels) + 1, unknown, smallest_uint(unknown))
     table[list(labels)] = np.arange(len(labels))
-    indices = table[values]
-    if indices.min(initial=0) < 0:
+    indices = np.asarray(table[values])
+    if indices.max(initial=0) == unknown or values.min(initial=0) < 0:
         found = sorted(set(np.unique(values).tolist()) - set(labels))
         raise ValueError(f"expected label values among {list(labels)}, found {found}")
-    return np.asarray(indices, smallest_uint(len(labels)))
+    return indices
 
 
 def to_values(indices: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:

@@ -20,7 +20,8 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     absent and not predicted costs nothing.
     """
     probabilities = logits.float().softmax(dim=1)
-    onehot = F.one_hot(labels.long(), logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+    # Not F.one_hot: its 64-bit integers take 8 bytes for each class and voxel.
+    onehot = torch.zeros_like(probabilities).scatter_(1, labels.long().unsqueeze(1), 1.0)
     voxels = (2, 3, 4)
     difference = (onehot - probabilities).square().sum(voxels)  # (B, K)
     sizes = onehot.sum(voxels) + probabilities.square().sum(voxels)

@@ -1,6 +1,5 @@
 """From a preprocessed image and trained networks to a label map on the scanner's grid."""
 
-import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from mist_core.models import build
 from mist_core.patches import sliding_window
 from mist_core.plan import Plan, parse_plan
 from mist_core.resample import strongest_class
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +66,9 @@ def predict_case(
     """The label map of one preprocessed case, from the files that preprocess wrote."""
     device = best_device()
     array = np.load(image, mmap_mode="r", allow_pickle=False)
-    logits = predict(models, array, settings, device, has_bfloat16(device))
+    wanted = models[0].train.amp
+    amp = has_bfloat16(device) if wanted == "auto" else wanted
+    logits = predict(models, array, settings, device, amp)
     origin = Origin.from_json(read_json(geometry))
     return restore(logits, origin, models[0].plan.dataset_info.labels)
 

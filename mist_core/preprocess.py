@@ -48,10 +48,7 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
     grid = channels[0].geometry.with_spacing(plan.target_spacing_mm)
     return Preprocessed(
         image=np.stack(
-            [
-                _normalised(resample_image(channel, grid).array, index, plan)
-                for index, channel in enumerate(channels)
-            ]
+            [_normalised(channel, grid, index, plan) for index, channel in enumerate(channels)]
         ),
         labels=None
         if labels is None
@@ -81,11 +78,16 @@ def _resampled_labels(mask: Volume, grid: Geometry, labels: Sequence[int]) -> ND
     return resample_labels(canonical(Volume(indices, mask.geometry)), grid, len(labels)).array
 
 
-def _normalised(image: NDArray[np.float32], channel: int, plan: Plan) -> NDArray[np.float32]:
+def _normalised(channel: Volume, grid: Geometry, index: int, plan: Plan) -> NDArray[np.float32]:
+    image = resample_image(channel, grid).array
     ct = plan.preprocessing.ct_normalization
+    if ct is None and plan.preprocessing.normalize_with_nonzero_mask:
+        # Taken before resampling: splines ring, so that afterwards no background is quite zero.
+        body = Volume((channel.array != 0).astype(np.uint8), channel.geometry)
+        return z_score(image, resample_labels(body, grid, 2).array > 0)
     if ct is None:
-        return z_score(image, plan.preprocessing.normalize_with_nonzero_mask)
-    numbers = ct[channel]
+        return z_score(image)
+    numbers = ct[index]
     window = (numbers.window_min, numbers.window_max)
     return window_and_scale(image, window, numbers.z_score_mean, numbers.z_score_std)
 

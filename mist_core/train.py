@@ -82,7 +82,7 @@ def train(
         ", bfloat16" if amp else "",
     )
 
-    board = SummaryWriter(str(paths.logs), purge_step=first_epoch)
+    board = SummaryWriter(str(paths.logs), purge_step=first_epoch + 1)
     for epoch in range(first_epoch, settings.epochs):
         model.train()
         started = time.perf_counter()

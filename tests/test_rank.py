@@ -69,9 +69,10 @@ def test_ties_share_the_mean_of_their_ranks():
 
 
 def test_candidates_that_tie_stay_in_the_order_given():
-    names = [f"{name}{number}" for number in range(10) for name in "zam"]
-    summary, _ = rank({name: table([[0.5] * 4]) for name in names})
-    assert list(averages(summary)) == names
+    names = [f"{quality} {number}" for number in range(20) for quality in ("low", "high")]
+    values = {name: 0.9 if name.startswith("high") else 0.1 for name in names}
+    summary, _ = rank({name: table([[values[name]]], ["organ_dice"]) for name in names})
+    assert list(averages(summary)) == names[1::2] + names[::2]
 
 
 @pytest.mark.parametrize(
