@@ -262,7 +262,7 @@ def _thick_slice_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
     width = min(n for a, n in enumerate(size) if a != axis)
     fewest = min(5, depth)
     slices = int(np.clip(budget / width**2, fewest, depth))
-    divisor = _halvings(axis, slices, width, spacing)
+    divisor = _halvings(axis, slices, max(width, MIN_PATCH), spacing)
     if divisor > 1:
         up = -(-slices // divisor) * divisor
         slices = up if up <= depth else max(slices // divisor * divisor, fewest)

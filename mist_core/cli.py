@@ -129,7 +129,7 @@ def _finish(work: CaseWork, args: argparse.Namespace, case: str) -> None:
 
 def _ready(args: argparse.Namespace, case: str, key: str) -> Path:
     """Where the outputs of a case wait, whole, until its own job moves them into place."""
-    home: Path = args.handover / "cases" / case if args.handover else args.output / f".{case}"
+    home: Path = args.handover / f"{case}.ready" if args.handover else args.output / f".{case}"
     return home / key
 
 

@@ -4,17 +4,21 @@ Per-axis values are in (x, y, z), as in every file; ``array_order`` turns them w
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mist_core.errors import raise_all
 
 T = TypeVar("T")
 Auto = Literal["auto"]
+Voxels = Annotated[int, Field(gt=0)]
+Label = Annotated[int, Field(gt=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
+PYDANTIC_KINDS = r"constrained-\w+|int|float|bool|(literal|tuple|dict|list)\[.*\]|\[key\]"
 # Folders that the run itself makes under results/, where experiments live.
 RESERVED_EXPERIMENTS = ("logs", "benchmarks", "fingerprints", "rank")
 
@@ -37,7 +41,7 @@ class Analyze(Section):
     target_spacing: Auto | tuple[Positive, Positive, Positive] = Field(
         "auto", description="mm, (x, y, z); auto: median over the training cases"
     )
-    patch_size: Auto | tuple[int, int, int] = Field(
+    patch_size: Auto | tuple[Voxels, Voxels, Voxels] = Field(
         "auto", description="voxels, (x, y, z); auto: from the resampled sizes and the budget"
     )
     patch_voxels: int = Field(
@@ -124,9 +128,17 @@ class Evaluate(Section):
     metrics: Auto | Annotated[dict[MetricName, MetricOptions], Field(min_length=1)] = Field(
         "auto", description="name: parameters; auto: all four, surf_dice at 1 mm"
     )
-    classes: Auto | dict[str, Annotated[list[int], Field(min_length=1)]] = Field(
+    classes: Auto | dict[str, Annotated[list[Label], Field(min_length=1)]] = Field(
         "auto", description="name: label values; auto: final_classes of the dataset"
     )
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_parameters(cls, metrics: Any) -> Any:
+        for name, options in metrics.items() if isinstance(metrics, dict) else ():
+            if options.tolerance is not None and name != "surf_dice":
+                raise ValueError(f"{name} without parameters (tolerance is of surf_dice)")
+        return metrics
 
 
 class Overrides(Section):
@@ -167,6 +179,17 @@ class Config(Section):
         }
         return self.model_copy(update=sections)
 
+    def problems_of_experiment(self, name: str) -> list[str]:
+        """A line for every wrong override of one experiment."""
+        overrides = self.experiments.get(name, Overrides())
+        problems = []
+        for key, section in (("train", Train), ("predict", Predict)):
+            try:
+                section(**merged(getattr(self, key).model_dump(), getattr(overrides, key)))
+            except ValidationError as error:
+                problems += _lines(error, f"experiments.{name}.{key}.")
+        return problems
+
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` laid over it; mappings are merged key by key."""
@@ -194,31 +217,34 @@ def read_config(values: Mapping[str, Any]) -> Config:
                     f"experiments.{name}: expected a name that is none of "
                     f"{', '.join(RESERVED_EXPERIMENTS)}. Rename the experiment."
                 )
-            try:
-                config.for_experiment(name)
-            except ValidationError as error:
-                problems += _lines(error, f"experiments.{name}.{error.title.lower()}.")
+            problems += config.problems_of_experiment(name)
     raise_all(problems, "config")
     assert config is not None
     return config
 
 
 def _lines(error: ValidationError, prefix: str) -> list[str]:
-    lines = []
+    """One line for each wrong key, in the words of the file."""
+    lines: dict[str, str] = {}
     for item in error.errors():
-        place = prefix + ".".join(str(part) for part in item["loc"] if part != "[key]")
+        # Pydantic adds the names of types for each kind that a value may have: not keys of a file.
+        keys = [str(part) for part in item["loc"]]
+        place = prefix + ".".join(k for k in keys if not re.fullmatch(PYDANTIC_KINDS, k))
         if item["type"] == "extra_forbidden":
-            lines.append(
+            lines[place] = (
                 f"{place}: expected no such key, found {item['input']!r}. "
                 "Check the spelling against config/README.md."
             )
         else:
-            lines.append(f"{place}: {_lower(item['msg'])}, found {item['input']!r}.")
-    return lines
-
-
-def _lower(message: str) -> str:
-    return "expected " + message.replace("Input should be ", "").replace("Value error, ", "")
+            message = item["msg"].replace("Input should be ", "").replace("Value error, ", "")
+            message = message.replace("Field required", "a value")
+            what = (
+                f"{lines[place].split(', found ')[0]}, or {message}"
+                if place in lines
+                else (f"{place}: expected {message}")
+            )
+            lines[place] = f"{what}, found {item['input']!r}."
+    return list(lines.values())
 
 
 def schema() -> str:

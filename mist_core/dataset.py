@@ -15,6 +15,10 @@ from mist_core.errors import DataError, raise_all
 from mist_core.files import read_json
 
 MODALITIES = ("ct", "mr", "other")
+KEYS = (
+    *("task", "modality", "train-data", "test-data"),
+    *("mask", "images", "labels", "final_classes"),
+)
 # Names of the summary rows of results.csv; a case of that name would be lost among them.
 RESERVED_IDS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
 
@@ -89,6 +93,13 @@ class Dataset:
 
         images = tuple(pick(f"channel {c}", s) for c, s in self.image_names.items())
         mask = pick("the mask", self.mask_names) if with_mask else None
+        chosen = [*images, *([mask] if mask else [])]
+        if not problems and len(set(chosen)) < len(chosen):
+            twice = next(path for path in chosen if chosen.count(path) > 1)
+            problems.append(
+                f"{twice}: expected a file of its own for every channel and the mask, found this "
+                f"one for two. Add the missing file, or mend the substrings in {self.path}."
+            )
         if problems:
             raise DataError("\n".join(problems))
         return Case(case_id, images, mask)
@@ -138,9 +149,8 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
             return kind()
         return value
 
-    known = {"task", "modality", "train-data", "test-data", "mask", "images", "labels"}
-    for key in sorted(fields.keys() - known - {"final_classes"}):
-        problems.append(f"{path}: expected no key {key!r}. Known keys are {sorted(known)}.")
+    for key in sorted(fields.keys() - set(KEYS)):
+        problems.append(f"{path}: expected keys among {', '.join(KEYS)}, found {key!r}.")
 
     task = get("task", str, "the name of the task")
     modality = get("modality", str, "one of ct, mr, other").lower()
@@ -158,19 +168,20 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
             )
     mask = get("mask", list, "a list of substrings of the mask's file name")
     images = get("images", dict, "a mapping from channel name to a list of substrings")
-    for channel, substrings in images.items():
-        if not isinstance(substrings, list) or not substrings:
+    for key, substrings in [("mask", mask), *((f"images.{c}", s) for c, s in images.items())]:
+        good = isinstance(substrings, list) and all(isinstance(s, str) and s for s in substrings)
+        if not good or (not substrings and key != "mask"):
             problems.append(
-                f"{path}: expected images.{channel} to be a list of substrings, "
-                f"found {substrings!r}."
+                f"{path}: expected {key} to be a list of substrings, found {substrings!r}."
             )
     labels = _labels(path, get("labels", list, "a list of label values with 0"), problems)
     classes = get("final_classes", dict, "a mapping from class to labels", required=False)
     for name, members in classes.items():
-        if not isinstance(members, list) or not members or not set(members) <= set(labels):
+        good = isinstance(members, list) and members
+        if not good or any(type(m) is not int or m not in labels[1:] for m in members):
             problems.append(
                 f"{path}: expected final_classes.{name} to be a list of labels among "
-                f"{list(labels)}, found {members!r}."
+                f"{list(labels[1:])}, found {members!r}."
             )
     raise_all(problems, "dataset")
     return Dataset(
@@ -190,9 +201,9 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
 def _labels(path: Path, values: list[Any], problems: list[str]) -> tuple[int, ...]:
     """Label values sorted, so that the background has class index 0."""
     good = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 65535 for v in values)
-    if values and (not good or 0 not in values or len(set(values)) < len(values)):
+    if values and (not good or 0 not in values or not 1 < len(set(values)) == len(values)):
         problems.append(
-            f"{path}: expected labels to be different whole numbers in 0..65535 with 0, "
+            f"{path}: expected labels to be 0 and other whole numbers up to 65535, each once, "
             f"found {values}."
         )
         return ()
@@ -215,22 +226,21 @@ def _decathlon(path: Path, fields: dict[str, Any]) -> Dataset:
             f"{path}: expected one modality, found {len(channels)}: the Decathlon keeps them in "
             "one 4-D file. Split them into one 3-D file per channel and describe those."
         )
-    names = {int(value): str(name) for value, name in fields["labels"].items()}
-    train: dict[str, Case] = {}
-    test: dict[str, Case] = {}
-    for entry in fields["training"]:
-        _add(path, train, entry["image"], path.parent / entry["label"], problems)
-    for entry in fields.get("test", []):
-        _add(path, test, entry["image"] if isinstance(entry, dict) else entry, None, problems)
+    names = {int(v) if str(v).isdigit() else v: str(n) for v, n in fields["labels"].items()}
     labels = _labels(path, list(names), problems)
+    train = _listed(path, "training", fields["training"], problems)
+    test = _listed(path, "test", fields.get("test") or [], problems)
     raise_all(problems, "dataset")
+    classes = {names[v].replace(" ", "_"): (v,) for v in labels if v}
+    if len(classes) < len(labels) - 1:
+        raise DataError(f"{path}: expected a name of its own for each label, found {names}.")
     return Dataset(
         path=path,
         task=str(fields.get("name", path.parent.name)),
         modality=_decathlon_modality(channels[0]),
         channels=channels,
         labels=labels,
-        final_classes={names[v].replace(" ", "_"): (v,) for v in labels if v},
+        final_classes=classes,
         train_files=train,
         test_files=test,
     )
@@ -240,13 +250,27 @@ def _decathlon_modality(name: str) -> str:
     return {"ct": "ct", "mri": "mr"}.get(name.lower(), "other")
 
 
-def _add(
-    path: Path, cases: dict[str, Case], image: str, mask: Path | None, problems: list[str]
-) -> None:
-    case_id = Path(image).name.split(".")[0]
-    if case_id in cases:
-        problems.append(f"{path}: expected different file names, found {case_id!r} twice.")
-    cases[case_id] = Case(case_id, (path.parent / image,), mask)
+def _listed(path: Path, key: str, entries: Any, problems: list[str]) -> dict[str, Case]:
+    """Cases of a Decathlon list: objects with image and label, or for the test just the image."""
+    cases: dict[str, Case] = {}
+    if not isinstance(entries, list):
+        problems.append(f"{path}: expected {key} to be a list, found {entries!r}.")
+        return cases
+    for entry in entries:
+        fields = {"image": entry} if key == "test" and isinstance(entry, str) else entry
+        needed = ("image",) if key == "test" else ("image", "label")
+        if not isinstance(fields, dict) or any(type(fields.get(n)) is not str for n in needed):
+            problems.append(
+                f"{path}: expected entries of {key} to have {' and '.join(needed)}, "
+                f"found {entry!r}."
+            )
+            continue
+        case_id = Path(fields["image"]).name.split(".")[0]
+        if case_id in cases:
+            problems.append(f"{path}: expected different file names, found {case_id!r} twice.")
+        mask = path.parent / fields["label"] if "label" in needed else None
+        cases[case_id] = Case(case_id, (path.parent / fields["image"],), mask)
+    return cases
 
 
 def find_cases(
@@ -275,9 +299,10 @@ def find_cases(
         except DataError as error:
             problems.extend(str(error).splitlines())
     if len(train_ids) < folds:
+        fewer = f" or set analyze.folds to {len(train_ids)}" if len(train_ids) > 1 else ""
         problems.append(
             f"{dataset.path}: expected at least {folds} training cases for {folds} folds, "
-            f"found {len(train_ids)}. Add cases or set analyze.folds to {max(2, len(train_ids))}."
+            f"found {len(train_ids)}. Add cases{fewer}."
         )
     raise_all(problems, "dataset")
     return {i: cases[i] for i in train_ids}, {i: cases[i] for i in test_ids}

@@ -59,7 +59,9 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a CSV; every value stays a string, so that the id 001 is not the number 1."""
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             return list(csv.DictReader(stream))
     except FileNotFoundError:
         raise DataError(f"{path}: expected a CSV file, found none. Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected text in UTF-8, found {error}.") from error

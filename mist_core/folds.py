@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mist_core.errors import DataError
 from mist_core.files import read_json, write_json
 
 
@@ -36,7 +37,20 @@ def read_recorded_folds(path: Path, n_folds: int) -> dict[str, int]:
     if not path.exists():
         return {}
     record = read_json(path)
-    return dict(record["folds"]) if record["n_folds"] == n_folds else {}
+    folds = record.get("folds") if isinstance(record, dict) else None
+    if not isinstance(folds, dict) or "n_folds" not in record:
+        raise DataError(
+            f'{path}: expected {{"n_folds": ..., "folds": {{"case": fold}}}}, found {record!r}. '
+            "Mend it, or delete it to deal the folds anew."
+        )
+    if record["n_folds"] != n_folds:
+        return {}
+    for patient, fold in folds.items():
+        if fold not in range(n_folds):
+            raise DataError(
+                f"{path}: expected folds 0 to {n_folds - 1}, found {fold!r} for {patient}. Mend it."
+            )
+    return folds
 
 
 def write_recorded_folds(path: Path, n_folds: int, folds: Mapping[str, int]) -> None:

@@ -23,7 +23,7 @@ def foreground_box(image: Array) -> Box:
     whole = (slice(0, image.shape[0]), slice(0, image.shape[1]), slice(0, image.shape[2]))
     if low == high:
         return whole
-    threshold = threshold_otsu(np.clip(image, low, high), nbins=256)
+    threshold = threshold_otsu(np.clip(image, low, high).ravel(), nbins=256)
     return box_of(image > threshold) or whole
 
 

@@ -83,8 +83,9 @@ def _nearest_first(geometry: Geometry, grid: Geometry) -> list[Geometry]:
     if max(spacing) / min(spacing) <= ANISOTROPY:
         return []
     axis = int(np.argmax(spacing))
+    there = int(np.argmax(abs(geometry.direction[:, axis] @ grid.direction)))
     new: Triple = tuple(  # type: ignore[assignment]
-        grid.spacing[a] if a == axis else spacing[a] for a in range(3)
+        grid.spacing[there] if a == axis else spacing[a] for a in range(3)
     )
     return [geometry.with_spacing(new)]
 

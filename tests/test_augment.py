@@ -92,6 +92,7 @@ def test_each_allowed_axis_is_mirrored_by_itself():
 )
 def test_axes_are_named_x_y_z(named, axes):
     assert flip_axes(Augment(flip_axes=named)) == axes
+    assert flip_axes(Augment(flip_axes=named, flip=0)) == ()
 
 
 def test_left_and_right_are_never_exchanged_when_x_is_left_out():

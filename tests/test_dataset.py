@@ -149,12 +149,12 @@ def test_labels_are_different_whole_numbers_with_0_and_another(tmp_path, labels)
     assert "expected labels to be" in refusal(read_dataset, make(tmp_path, labels=labels))
 
 
-@pytest.mark.parametrize("members", [[], [3], 1, ["1"], [[1]], [1, 3], None])
+@pytest.mark.parametrize("members", [[], [3], [0, 1], 1, ["1"], [[1]], [1, 3], None])
 def test_classes_are_made_of_declared_labels(tmp_path, members):
     path = make(tmp_path, final_classes={"good": [1], "bad": members})
     message = refusal(read_dataset, path)
     assert "1 problem" in message
-    assert "expected final_classes.bad to be a list of labels among [0, 1, 2]" in message
+    assert "expected final_classes.bad to be a list of labels among [1, 2]" in message
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_all_mistakes_are_said_at_once(tmp_path):
 def test_a_message_about_an_unknown_key_lists_all_known_ones(tmp_path):
     message = refusal(read_dataset, make(tmp_path, finalclasses={"a": [1]}))
     for key in (*FIELDS, "test-data", "final_classes"):
-        assert repr(key) in message
+        assert key in message
 
 
 def test_a_folder_of_loose_files_is_explained(tmp_path):

@@ -17,7 +17,6 @@ from mist_core.io import (
     Volume,
     from_sitk,
     geometry_of,
-    read_geometry,
     read_image,
     read_labels,
     to_sitk,
@@ -71,7 +70,6 @@ def test_a_nifti_keeps_oblique_and_left_handed_grids(tmp_path_factory, geometry)
     back = read_image(path)
     assert np.array_equal(back.array, array)
     assert back.geometry.matches(geometry, tolerance=1e-3)
-    assert read_geometry(path).matches(back.geometry, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float64])
@@ -110,7 +108,7 @@ def refused(path, *words, read=read_image):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for read in (read_image, read_labels, read_geometry):
+    for read in (read_image, read_labels):
         refused(tmp_path / "none.nii.gz", "found none", read=read)
 
 
