@@ -15,11 +15,12 @@ from mist_core import __version__
 from mist_core.config import Analyze, array_order
 from mist_core.dataset import Case, Dataset
 from mist_core.errors import DataError, raise_all
-from mist_core.geometry import Geometry, Shape, Triple, box_of, union_box
+from mist_core.geometry import Box, Geometry, Shape, Triple, box_of, union_box
 from mist_core.intensity import HIGHEST_HU, LOWEST_HU, foreground_box
 from mist_core.io import Volume, read_image, read_labels
 from mist_core.plan import Plan
 from mist_core.resample import ANISOTROPY
+from mist_core.topology import divisor
 
 CROP_FROM = 0.20  # crop when that removes this share of the volume on average
 ZEROS_FROM = 0.20  # zero is background when this share of the voxels is zero on average
@@ -47,6 +48,7 @@ class Fingerprint:
     size: Shape = (1, 1, 1)
     cropped_size: Shape = (1, 1, 1)
     box: tuple[tuple[int, int], ...] = ()  # the foreground, first and end index, native axes
+    crop_margin_mm: float = 0.0  # how far labels reach beyond the voxels above Otsu's threshold
     native_size: Shape = (1, 1, 1)
     nonzero_fraction: float = 1.0
     label_counts: Mapping[int, int] | None = None
@@ -73,10 +75,9 @@ def fingerprint(case: Case) -> Fingerprint:
         return Fingerprint(case.id, tuple(problems))
 
     *images, mask = volumes
-    box = foreground_box(images[0].array)
+    bright = foreground_box(images[0].array)
     labelled = box_of(mask.array > 0)
-    if labelled:
-        box = union_box(box, labelled)  # a crop must never cut what was labelled
+    box = union_box(bright, labelled) if labelled else bright
     values, counts = np.unique(mask.array, return_counts=True)
     geometry, order = mask.geometry, mask.geometry.to_lps()
     return Fingerprint(
@@ -86,11 +87,18 @@ def fingerprint(case: Case) -> Fingerprint:
         size=geometry.moved_axes(*order).shape,
         cropped_size=geometry.cropped(box).moved_axes(*order).shape,
         box=tuple((s.start, s.stop) for s in box),
+        crop_margin_mm=_growth_mm(bright, box, mask.geometry.spacing),
         native_size=geometry.shape,
         nonzero_fraction=float(np.count_nonzero(images[0].array) / images[0].array.size),
         label_counts={int(v): int(n) for v, n in zip(values, counts, strict=True)},
         intensities=tuple(_moments(image.array[mask.array > 0][::CT_STRIDE]) for image in images),
     )
+
+
+def _growth_mm(inner: Box, outer: Box, spacing: Triple) -> float:
+    """The largest distance between the faces of a box and those of a box around it."""
+    sides = zip(inner, outer, spacing, strict=True)
+    return max(float(max(i.start - o.start, o.stop - i.stop)) * edge for i, o, edge in sides)
 
 
 def _misplaced(case: Case, geometries: list[Geometry]) -> list[str]:
@@ -173,7 +181,7 @@ def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze
     patch = (
         choose_patch(size, spacing, settings.patch_voxels)
         if settings.patch_size == "auto"
-        else array_order(settings.patch_size)
+        else _fitting(array_order(settings.patch_size), spacing)
     )
     is_ct = dataset.modality == "ct"
     zeros = 1 - float(np.mean([p.nonzero_fraction for p in prints]))
@@ -194,6 +202,7 @@ def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze
             },
             "preprocessing": {
                 "crop_to_foreground": crop,
+                "crop_margin_mm": max(p.crop_margin_mm for p in prints),
                 # In CT, 0 HU is water, not background.
                 "normalize_with_nonzero_mask": not is_ct and zeros >= ZEROS_FROM,
                 "ct_normalization": [ct_statistics(c) for c in channels] if is_ct else None,
@@ -255,6 +264,17 @@ def choose_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
     return _even_patch(size, spacing, budget)
 
 
+def _fitting(patch: Shape, spacing: Triple) -> Shape:
+    """The patch that the user chose, if the network can halve it."""
+    multiples = divisor(patch, spacing)
+    if any(n % m for n, m in zip(patch, multiples, strict=True)):
+        raise DataError(
+            f"config: analyze.patch_size: expected multiples of {list(multiples[::-1])} (x, y, z), "
+            f"found {list(patch[::-1])}. The network halves these axes so often."
+        )
+    return patch
+
+
 def _thick_slice_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
     """As many slices as the budget allows at full width, then the width that is left."""
     axis = int(np.argmax(spacing))
@@ -262,28 +282,14 @@ def _thick_slice_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
     width = min(n for a, n in enumerate(size) if a != axis)
     fewest = min(5, depth)
     slices = int(np.clip(budget / width**2, fewest, depth))
-    divisor = _halvings(axis, slices, max(width, MIN_PATCH), spacing)
-    if divisor > 1:
-        up = -(-slices // divisor) * divisor
-        slices = up if up <= depth else max(slices // divisor * divisor, fewest)
+    z, y, x = (slices if a == axis else max(width, MIN_PATCH) for a in range(3))
+    multiple = divisor((z, y, x), spacing)[axis]
+    if multiple > 1:
+        up = -(-slices // multiple) * multiple
+        slices = up if up <= depth else max(slices // multiple * multiple, fewest)
     edge = _multiple_of_32(min(round((budget / slices) ** 0.5), width))
     z, y, x = (slices if a == axis else edge for a in range(3))
     return (z, y, x)
-
-
-def _halvings(axis: int, slices: int, width: int, spacing: Triple) -> int:
-    """By how much a U-Net will shrink the thick axis: it must divide the number of slices."""
-    size = [slices if a == axis else width for a in range(3)]
-    edges = list(spacing)
-    divisor = 1
-    for _ in range(5):
-        halve = [edges[a] / min(edges) <= 2 and size[a] >= 8 for a in range(3)]
-        if not any(halve):
-            break
-        divisor *= 2 if halve[axis] else 1
-        size = [n // 2 if h else n for n, h in zip(size, halve, strict=True)]
-        edges = [e * 2 if h else e for e, h in zip(edges, halve, strict=True)]
-    return divisor
 
 
 def _even_patch(size: Shape, spacing: Triple, budget: int) -> Shape:

@@ -51,6 +51,16 @@ class Dataset:
     train_files: Mapping[str, Case] = field(default_factory=dict)
     test_files: Mapping[str, Case] = field(default_factory=dict)
 
+    def facts(self) -> dict[str, Any]:
+        """What the plan is made from, beside the images."""
+        return {
+            "task": self.task,
+            "modality": self.modality,
+            "channels": self.channels,
+            "labels": self.labels,
+            "final_classes": dict(self.final_classes),
+        }
+
     def train_ids(self) -> list[str]:
         """Ids of the training cases, sorted."""
         return sorted([*self.train_files, *_folders(self.train_data)])
@@ -177,8 +187,8 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
     labels = _labels(path, get("labels", list, "a list of label values with 0"), problems)
     classes = get("final_classes", dict, "a mapping from class to labels", required=False)
     for name, members in classes.items():
-        good = isinstance(members, list) and members
-        if not good or any(type(m) is not int or m not in labels[1:] for m in members):
+        listed = isinstance(members, list) and bool(members)
+        if not listed or any(type(m) is not int or m not in labels[1:] for m in members):
             problems.append(
                 f"{path}: expected final_classes.{name} to be a list of labels among "
                 f"{list(labels[1:])}, found {members!r}."

@@ -10,6 +10,8 @@ from mist_core.dataset import Case
 TRAIN_IDS = tuple(f"demo_{n:02d}" for n in range(1, 11))
 TEST_IDS = tuple(f"test_{n:02d}" for n in range(1, 3))
 CHANNELS = ("t1", "t2")
+LABELS = (0, 1, 2, 4)
+CLASSES = {"organ": (1, 2, 4), "core": (2, 4), "spot": (4,)}
 DESCRIPTION = {
     "task": "demo",
     "modality": "mr",
@@ -17,8 +19,16 @@ DESCRIPTION = {
     "test-data": "test",
     "mask": ["mask"],
     "images": {name: [name] for name in CHANNELS},
-    "labels": [0, 1, 2, 4],
-    "final_classes": {"organ": [1, 2, 4], "core": [2, 4], "spot": [4]},
+    "labels": LABELS,
+    "final_classes": CLASSES,
+}
+# The same as Dataset.facts() of the description.
+FACTS = {
+    "task": "demo",
+    "modality": "mr",
+    "channels": CHANNELS,
+    "labels": LABELS,
+    "final_classes": CLASSES,
 }
 
 

@@ -171,6 +171,15 @@ def box_of(mask: NDArray[np.bool_]) -> Box | None:
     return z, y, x
 
 
+def widened_box(box: Box, shape: Shape, voxels: tuple[int, ...]) -> Box:
+    """A box with so many voxels more on both sides of each axis, within an array of ``shape``."""
+    z, y, x = (
+        slice(max(s.start - v, 0), min(s.stop + v, n))
+        for s, v, n in zip(box, voxels, shape, strict=True)
+    )
+    return z, y, x
+
+
 def union_box(first: Box, second: Box) -> Box:
     """Smallest box around two boxes."""
     z, y, x = (

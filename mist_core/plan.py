@@ -16,9 +16,15 @@ from mist_core.geometry import Shape, Triple
 
 # What each stage reads of the plan. A change elsewhere in it leaves the stage's outputs alone.
 READ_BY = {
-    "preprocess": ("dataset_info", "spatial_config.target_spacing", "preprocessing"),
+    "preprocess": (
+        "dataset_info.images",
+        "dataset_info.labels",
+        "spatial_config.target_spacing",
+        "preprocessing",
+    ),
     "train": (
-        "dataset_info",
+        "dataset_info.images",
+        "dataset_info.labels",
         "spatial_config.target_spacing",
         "spatial_config.patch_size",
         "preprocessing",
@@ -62,6 +68,7 @@ class Preprocessing(_Part):
     """How intensities and extents are brought together."""
 
     crop_to_foreground: bool
+    crop_margin_mm: float = 0.0  # added on every side: no training label is cut
     normalize_with_nonzero_mask: bool
     ct_normalization: tuple[CtNormalization, ...] | None  # one per channel; None unless CT
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from mist_core.errors import raise_all
 from mist_core.files import read_json
+from mist_core.io import LARGEST_LABEL
 from mist_core.labels import in_labels
 
 Labels = NDArray[Any]
@@ -61,8 +62,10 @@ def get_top_k_connected_components(
     Cleaning erodes before the choice, which cuts thin bridges, and dilates what was kept within
     the original mask.
     """
+    # SciPy would take no iterations for as many as change anything.
+    clean = apply_morphological_cleaning and morphological_cleaning_iterations > 0
     cores = mask
-    if apply_morphological_cleaning:
+    if clean:
         cores = ndimage.binary_erosion(mask, CROSS, morphological_cleaning_iterations)
     components, sizes = _components(cores)
     if sizes.size - 1 < top_k_connected_components:
@@ -71,7 +74,7 @@ def get_top_k_connected_components(
     # Largest first; equal sizes in the order of their first voxel, so the choice is fixed.
     kept[1 + np.argsort(-sizes[1:], kind="stable")[:top_k_connected_components]] = True
     chosen = kept[components]
-    if apply_morphological_cleaning:
+    if clean:
         chosen = ndimage.binary_dilation(chosen, CROSS, morphological_cleaning_iterations)
     return _painted(labels, mask & ~chosen, 0)
 
@@ -136,7 +139,8 @@ def _mistakes(place: str, step: Step) -> list[str]:
         for name in step.kwargs.keys() - defaults.keys()
     ]
     for name, value in step.kwargs.items():
-        if name in defaults and (type(value) is not type(defaults[name]) or value < 0):
+        kind = type(defaults.get(name))
+        if name in defaults and not (type(value) is kind and _in_range(name, value)):
             problems.append(f"{place}: expected {name} like {defaults[name]!r}, found {value!r}.")
     if step.transform in PER_LABEL_ONLY and not step.per_label:
         problems.append(f"{place}: expected per_label true for {step.transform}, found false.")
@@ -145,6 +149,13 @@ def _mistakes(place: str, step: Step) -> list[str]:
             f"{place}: expected labels above 0, or [-1] for all, found {step.apply_to_labels}."
         )
     return problems
+
+
+def _in_range(name: str, value: Any) -> bool:
+    """Counts of objects and iterations from 1, sizes from 0, labels up to the largest there is."""
+    counts = ("top_k_connected_components", "morphological_cleaning_iterations")
+    lowest = 1 if name in counts else 0
+    return bool(value >= lowest and not (name.endswith("_label") and value > LARGEST_LABEL))
 
 
 def _components(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.intp]]:

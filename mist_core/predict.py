@@ -1,6 +1,7 @@
 """From a preprocessed image and trained networks to a label map on the scanner's grid."""
 
 import pickle
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,21 +36,26 @@ class TrainedModel:
 
 def load_model(path: Path, device: torch.device) -> TrainedModel:
     """Read a model file; nothing in it can run code. Raises DataError for any other file."""
+    if not path.exists():
+        raise DataError(f"{path}: expected a model file, found none. Train, or mend the path.")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: expected a model file, found another kind. Mend the path.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         plan, train = parse_plan(state["plan"], str(path)), Train(**state["train"])
-    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        network = build(
+            train.model,
+            in_channels=plan.model.in_channels,
+            out_channels=plan.model.out_channels,
+            patch_size=plan.patch_size,
+            spacing=plan.target_spacing_mm,
+        )
+        network.load_state_dict(state["weights"])
+    except (LookupError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise DataError(
-            f"{path}: expected a model file of this product, found something else ({error})."
+            f"{path}: expected a model file that this version can read, found a mistake "
+            f"({str(error).splitlines()[0]}). Train again, or use the version that wrote it."
         ) from error
-    network = build(
-        train.model,
-        in_channels=plan.model.in_channels,
-        out_channels=plan.model.out_channels,
-        patch_size=plan.patch_size,
-        spacing=plan.target_spacing_mm,
-    )
-    network.load_state_dict(state["weights"])
     network = network.to(device).eval()
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     return TrainedModel(network, plan, train)

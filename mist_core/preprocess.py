@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from mist_core.errors import DataError
 from mist_core.files import write_json
-from mist_core.geometry import Box, Geometry, Origin, box_of, union_box
+from mist_core.geometry import Box, Geometry, Origin, widened_box
 from mist_core.intensity import foreground_box, window_and_scale, z_score
 from mist_core.io import Volume, write_array
 from mist_core.labels import sample_coordinates, to_indices
@@ -42,7 +43,7 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
                 f"{name}: expected the grid of {plan.dataset_info.images[0]} ({original}), "
                 f"found {other.geometry}. Resample one onto the other, or mend the header."
             )
-    box = _kept_box(images[0], mask, plan)
+    box = _kept_box(images[0], plan)
     labels = None if mask is None else _cropped(mask, box)
     channels = [canonical(_cropped(image, box)) for image in images]
     grid = channels[0].geometry.with_spacing(plan.target_spacing_mm)
@@ -57,13 +58,14 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
     )
 
 
-def _kept_box(image: Volume, mask: Volume | None, plan: Plan) -> Box:
+def _kept_box(image: Volume, plan: Plan) -> Box:
+    """The foreground with the plan's margin. The label map has no say: a new case has none."""
     whole = tuple(slice(0, n) for n in image.array.shape)
     if not plan.preprocessing.crop_to_foreground:
         return whole  # type: ignore[return-value]
-    box = foreground_box(image.array)
-    labelled = None if mask is None else box_of(mask.array > 0)
-    return union_box(box, labelled) if labelled else box
+    margin_mm = plan.preprocessing.crop_margin_mm
+    voxels = tuple(ceil(round(margin_mm / edge, 6)) for edge in image.geometry.spacing)
+    return widened_box(foreground_box(image.array), image.geometry.shape, voxels)
 
 
 def _cropped(volume: Volume, box: Box) -> Volume:

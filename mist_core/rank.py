@@ -4,6 +4,7 @@ For each case and metric the candidates are ranked, 1 the best, ties sharing the
 ranks; a candidate's score is its mean rank. Bakas et al., arXiv 1811.02629 (BraTS).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,10 +26,8 @@ def rank(tables: Mapping[str, Rows]) -> tuple[list[dict[str, object]], list[dict
     names = list(tables)
     columns, ids = _shared_layout(tables)
     values = np.array(
-        [[[float(row[c]) for c in columns] for row in _cases(tables[n], ids)] for n in names]
+        [[[_number(row, c, n) for c in columns] for row in _cases(tables[n], ids)] for n in names]
     )  # (candidates, cases, columns)
-    if np.isnan(values).any():
-        raise DataError("results: expected a number in every cell, found NaN. Evaluate again.")
     higher = np.array([higher_is_better(c) for c in columns])
     ranks = rankdata(np.where(higher, -values, values), method="average", axis=0)
     average = ranks.mean(axis=(1, 2))
@@ -42,6 +41,19 @@ def rank(tables: Mapping[str, Rows]) -> tuple[list[dict[str, object]], list[dict
         for i in best_first
     ]
     return summary, detailed
+
+
+def _number(row: Mapping[str, str], column: str, name: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise DataError(
+            f"results of {name}: expected a number for {column} of {row['id']}, "
+            f"found {row[column]!r}. Evaluate again."
+        )
+    return value
 
 
 def higher_is_better(column: str) -> bool:

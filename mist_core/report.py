@@ -120,13 +120,13 @@ def _metric_of(column: str) -> str:
 
 
 def _mean_dice(row: Mapping[str, str]) -> float:
-    values = [float(v) for k, v in row.items() if k.endswith("_dice") and "surf" not in k]
-    return float(np.mean(values or [float(next(v for k, v in row.items() if k != "id"))]))
+    values = [float(v) for k, v in row.items() if k != "id" and _metric_of(k) == "dice"]
+    return float(np.mean(values)) if values else 0.0
 
 
 def score_picture(candidates: Sequence[Candidate]) -> Picture:
     """Box plots with a point for every case: Dice of each class, candidates side by side."""
-    names = [c for c in columns(candidates) if c.endswith("_dice") and not c.endswith("surf_dice")]
+    names = [c for c in columns(candidates) if _metric_of(c) == "dice"]
     names = names or columns(candidates)[:1]
     figure = Figure(
         figsize=(1.2 + 1.3 * len(names) * len(candidates) ** 0.6, 3.6), layout="constrained"

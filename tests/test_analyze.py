@@ -27,8 +27,8 @@ from mist_core.dataset import Case, Dataset
 from mist_core.errors import DataError
 from mist_core.geometry import Geometry
 from mist_core.io import Volume, write_volume
-from mist_core.models.unet import topology
 from mist_core.plan import Plan, parse_plan
+from mist_core.topology import topology
 
 BUDGET = 128**3
 MOVES = [

@@ -13,7 +13,7 @@ HOME = Path(mist_core.__file__).parent
 LAYERS = (
     ("errors", "geometry", "files"),
     ("io", "dataset", "demo", "config", "plan", "folds"),
-    ("labels", "intensity", "resample", "distance", "metrics", "phantom"),
+    ("labels", "intensity", "resample", "distance", "metrics", "phantom", "topology"),
     ("device", "augment", "patches", "losses", "models"),
     ("analyze", "preprocess", "train", "predict", "postprocess", "evaluate", "rank", "report"),
     ("cli",),

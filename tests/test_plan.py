@@ -19,6 +19,7 @@ FIELDS = {
     },
     "preprocessing": {
         "crop_to_foreground": False,
+        "crop_margin_mm": 2.5,
         "normalize_with_nonzero_mask": False,
         "ct_normalization": [
             {"window_min": -100.0, "window_max": 300.0, "z_score_mean": 50.0, "z_score_std": 60.0},

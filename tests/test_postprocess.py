@@ -139,12 +139,6 @@ def test_cleaning_cuts_thin_bridges_and_stays_inside():
     assert apply(labels, TOP)[4, 4, 14] == 1  # without cleaning the bridge holds
 
 
-def test_cleaning_of_no_iterations_cleans_nothing():
-    labels = dumbbell()
-    untouched = apply(labels, TOP, **CLEAN | {"morphological_cleaning_iterations": 0})
-    np.testing.assert_array_equal(untouched, apply(labels, TOP))
-
-
 def test_holes_are_filled_with_the_label():
     filled = apply(shell(), FILL, [1], fill_holes_label=1)
     assert (filled[1:-1, 1:-1, 1:-1] == 1).all()
@@ -274,6 +268,23 @@ def test_every_mistake_of_a_strategy_is_said_at_once(tmp_path):
     ):
         assert f"mine.json: step {number}: " in line
         assert word in line
+
+
+@pytest.mark.parametrize(
+    ("transform", "name", "value"),
+    [
+        (TOP, "morphological_cleaning_iterations", 0),  # scipy would take it for endless
+        (TOP, "top_k_connected_components", 0),
+        (TOP, "apply_morphological_cleaning", 1),
+        (FILL, "fill_holes_label", 65536),
+        (REPLACE, "replacement_label", -1),
+        (SMALL, "small_object_threshold", True),
+    ],
+)
+def test_a_value_out_of_range_is_refused(tmp_path, transform, name, value):
+    step = GOOD | {"transform": transform, "kwargs": {name: value}}
+    with pytest.raises(DataError, match=f"expected {name} like .* found {value}"):
+        read_strategy(strategy_file(tmp_path, [step]))
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_every_channel_has_its_own_numbers():
     assert np.unique(done.image[1]).tolist() == [2]
     one, two = volume(geometry, 0), volume(geometry, 1)
     done = preprocess([one, two], None, make_plan(channels=("t1", "t2")))
-    assert np.array_equal(done.image, [z_score(v.array, nonzero_only=False) for v in (one, two)])
+    assert np.array_equal(done.image, [z_score(v.array) for v in (one, two)])
 
 
 def test_water_lies_between_its_neighbours():
@@ -192,14 +192,23 @@ def test_a_crop_is_the_foreground_on_the_native_grid():
     assert done.image[0].size == np.prod(high - low + 1)
 
 
-def test_a_crop_never_cuts_labelled_voxels():
-    image, mask = bright_ball(grid((20, 20, 20)))
-    mask.array[0, 10, 19] = 1  # dark, far from the ball
-    plan = make_plan(crop_to_foreground=True)
-    done = preprocess([image], mask, plan)
-    assert (done.labels > 0).sum() == (mask.array > 0).sum()
-    assert done.image[0].size < image.array.size
-    assert preprocess([image], None, plan).image[0].size < done.image[0].size
+def test_a_crop_has_the_margin_of_the_plan_with_or_without_labels():
+    image, mask = bright_ball(grid((40, 40, 40)))
+    tight = preprocess([image], mask, make_plan(crop_to_foreground=True))
+    wide = preprocess([image], mask, make_plan(crop_to_foreground=True, crop_margin_mm=2.0))
+    assert np.array_equal(np.subtract(wide.image.shape, tight.image.shape)[1:], [4, 4, 4])
+    unlabelled = preprocess([image], None, make_plan(crop_to_foreground=True, crop_margin_mm=2.0))
+    assert np.array_equal(unlabelled.image, wide.image)
+
+
+def test_a_background_of_zeros_stays_zero_at_another_spacing():
+    image, mask = bright_ball(grid((24, 24, 24)))
+    body = Volume(np.where(mask.array > 0, image.array, 0), image.geometry)
+    plan = make_plan((0.8, 0.8, 0.8), normalize_with_nonzero_mask=True)
+    done = preprocess([body], None, plan).image[0]
+    inside = done[done != 0]
+    assert inside.size / done.size == pytest.approx((body.array != 0).mean(), rel=0.1)
+    assert inside.std() == pytest.approx(1, abs=0.1)
 
 
 # --- mistakes in the data -------------------------------------------------------------------------

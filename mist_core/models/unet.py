@@ -1,53 +1,21 @@
 """Residual U-Net whose depth, strides and kernels follow from patch and spacing.
 
-Topology: Isensee et al., "nnU-Net", Nature Methods 18 (2021) 203-211. Residual blocks: He et al.,
-"Deep Residual Learning", CVPR 2016. Deep supervision: two coarser heads beside the output.
+Residual blocks: He et al., "Deep Residual Learning", CVPR 2016. Deep supervision: two coarser heads
+beside the output.
 
 Shapes: B batch, C channels in, F features of a level, K classes, (Z, Y, X) voxels.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mist_core.geometry import Shape, Triple
+from mist_core.topology import Level, topology
 
-MAX_LEVELS = 5
 MAX_FEATURES = 320
 DEEP_HEADS = 2
 SLOPE = 0.01  # of the leaky ReLU, and of the Kaiming initialisation that goes with it
-
-
-@dataclass(frozen=True)
-class Level:
-    """One resolution: the kernel of its blocks, and the stride by which it is reached."""
-
-    kernel: Shape
-    stride: Shape
-
-
-def topology(patch_size: Shape, spacing: Triple) -> list[Level]:
-    """Levels from full resolution down, at most ``MAX_LEVELS`` below the first.
-
-    An axis is halved while it has 8 voxels or more and its voxels are at most twice as long as the
-    shortest edge; until they are, the kernel does not reach across them.
-    """
-    size, edges = list(patch_size), list(spacing)
-    strides: list[Shape] = [(1, 1, 1)]
-    kernels: list[Shape] = []
-    while len(kernels) < MAX_LEVELS:
-        near = [edge / min(edges) <= 2 for edge in edges]
-        stride = tuple(2 if near[a] and size[a] >= 8 else 1 for a in range(3))
-        if stride == (1, 1, 1):
-            break
-        kernels.append(tuple(3 if n else 1 for n in near))  # type: ignore[arg-type]
-        strides.append(stride)  # type: ignore[arg-type]
-        size = [n // s for n, s in zip(size, stride, strict=True)]
-        edges = [e * s for e, s in zip(edges, stride, strict=True)]
-    kernels.append((3, 3, 3))
-    return [Level(k, s) for k, s in zip(kernels, strides, strict=True)]
 
 
 def nnunet(in_channels: int, out_channels: int, patch_size: Shape, spacing: Triple) -> nn.Module:

@@ -18,7 +18,8 @@ rule fingerprint:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/fingerprint.py",
+        script=script("fingerprint"),
+        files=files,
         dataset=DATASET,
         ahead=ahead(MATES),
         folder=subpath(output[0], parent=True),
@@ -46,7 +47,9 @@ checkpoint analyze:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/analyze.py",
+        script=script("analyze"),
+        facts=lambda wildcards: json.dumps(FACTS),
+        folds=digest(FOLDS),
         dataset=DATASET,
         settings=settings("analyze"),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
@@ -73,7 +76,8 @@ rule test_paths:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/test_paths.py",
+        script=script("test_paths"),
+        facts=lambda wildcards: json.dumps(FACTS),
         dataset=DATASET,
     shell:
         r"""

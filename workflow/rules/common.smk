@@ -16,10 +16,12 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import IncompleteCheckpointException
 
-from mist_core.config import merged, read_config
+from mist_core.cli import digest
+from mist_core.config import Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
-from mist_core.demo import demo_cases
+from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
 from mist_core.errors import DataError
+from mist_core.files import read_rows
 from mist_core.folds import assign_folds, read_recorded_folds
 from mist_core.plan import part_read_by
 from mist_core.postprocess import read_strategy
@@ -35,24 +37,35 @@ MOST_AHEAD = 32
 def checked():
     """The config, the dataset and its cases; a list of all problems ends the run."""
     problems = []
+    values = config if config.get("dataset") else merged(config, demo_config())
     try:
-        chosen = read_config(
-            config if config["dataset"] else merged(config, demo_config())
-        )
-        problems += problems_of_strategies(chosen.postprocess.strategies)
-        if chosen.dataset:
-            dataset = Path(chosen.dataset)
-            train, test = find_cases(
-                read_dataset(dataset), chosen.limit_cases, chosen.analyze.folds
-            )
-        else:
-            dataset = DEMO
-            train, test = demo_cases(DEMO)
+        chosen = read_config(values)
     except DataError as error:
         problems.append(str(error))
+        chosen = Config(
+            dataset=str(config.get("dataset", ""))
+        )  # to look at the files all the same
+    dataset = Path(chosen.dataset or DEMO)
+    description, train, test = None, *demo_cases(DEMO)
+    try:
+        if chosen.dataset or (DEMO / "dataset.json").exists():
+            description = read_dataset(dataset)
+            folds = 1 if problems else chosen.analyze.folds
+            train, test = find_cases(description, chosen.limit_cases, folds)
+            problems += problems_of_classes(chosen.evaluate.classes, description.labels)
+    except DataError as error:
+        problems.append(str(error))
+    problems += problems_of_strategies(chosen.postprocess.strategies)
+    problems += problems_of_folds(chosen)
     if problems:
         sys.exit("ERROR: " + "\n".join(problems))
-    return chosen, dataset, train, test
+    return (
+        chosen,
+        dataset,
+        description.facts() if description else DEMO_FACTS,
+        train,
+        test,
+    )
 
 
 def demo_config():
@@ -82,6 +95,37 @@ def problems_of_strategies(paths):
     return problems
 
 
+def problems_of_classes(classes, labels):
+    """Classes of the config made of labels that the dataset does not have."""
+    return [
+        f"config: evaluate.classes.{name}: expected labels among {list(labels[1:])}, "
+        f"found {members}."
+        for name, members in (classes.items() if classes != "auto" else ())
+        if not set(members) <= set(labels)
+    ]
+
+
+def problems_of_folds(chosen):
+    """A hand edit of the folds where they are only listed: it would be lost."""
+    table, record = (
+        Path(chosen.results) / name for name in ("train_paths.csv", "folds.json")
+    )
+    if not (table.exists() and record.exists()):
+        return []
+    if table.stat().st_mtime < record.stat().st_mtime:
+        return []
+    try:
+        folds = read_recorded_folds(record, chosen.analyze.folds)
+        return [
+            f"{table}: expected fold {folds[row['id']]} for {row['id']}, as in {record}, "
+            f"found {row['fold']}. Change folds in {record}; this table is made from it."
+            for row in read_rows(table)
+            if str(folds.get(row["id"], row["fold"])) != row["fold"]
+        ]
+    except DataError as error:
+        return [str(error)]
+
+
 def claimed(folder):
     """Let one run at a time write to a results folder.
 
@@ -99,9 +143,11 @@ def claimed(folder):
     return stream
 
 
-CONFIG, DATASET, TRAIN, TEST = checked()
-if workflow.is_main_process and not workflow.dryrun:
-    CLAIM = claimed(Path(CONFIG.results))
+CONFIG, DATASET, FACTS, TRAIN, TEST = checked()
+if workflow.is_main_process and workflow.execution_settings and not workflow.dryrun:
+    CLAIMS = [
+        claimed(Path(folder)) for folder in sorted({CONFIG.results, CONFIG.numpy})
+    ]
 CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
@@ -157,6 +203,17 @@ def plan(stage):
             return part_read_by(stage, json.load(stream))
 
     return value
+
+
+def script(name):
+    """Params with a script's place, which is not what a result depends on."""
+    return lambda wildcards, input: f"{SCRIPTS}/{name}.py"
+
+
+def files(wildcards):
+    """The files of a case in the order of the channels, which a list of inputs would not keep."""
+    case = CASES[wildcards.case]
+    return json.dumps([str(path) for path in (*case.images, case.mask) if path])
 
 
 def images(wildcards):

@@ -21,7 +21,7 @@ rule make_demo_data:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/make_demo_data.py",
+        script=script("make_demo_data"),
         folder=DEMO,
     shell:
         r"""

@@ -23,7 +23,7 @@ rule evaluate:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/evaluate.py",
+        script=script("evaluate"),
         plan=plan("evaluate"),
         settings=settings("evaluate"),
         predictions=folder_of_predictions,
@@ -55,7 +55,7 @@ use rule evaluate as evaluate_strategy with:
     log:
         "<results>/logs/evaluate/{experiment}_{strategy}.log",
     params:
-        script=f"{SCRIPTS}/evaluate.py",
+        script=script("evaluate"),
         plan=plan("evaluate"),
         settings=settings("evaluate"),
         predictions=folder_of_predictions,

@@ -18,7 +18,7 @@ rule postprocess:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/postprocess.py",
+        script=script("postprocess"),
         ahead=ahead(FOLD_MATES),
         predictions=subpath(input.prediction, parent=True),
         folder=subpath(output[0], parent=True),

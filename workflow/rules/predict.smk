@@ -23,7 +23,7 @@ rule predict:
     resources:
         gpu=1,
     params:
-        script=f"{SCRIPTS}/predict.py",
+        script=script("predict"),
         settings=settings("predict"),
         ahead=ahead(FOLD_MATES),
         numpy=subpath(input.image, ancestor=2),
@@ -54,7 +54,7 @@ use rule predict as predict_test with:
     log:
         "<results>/logs/predict_test/{experiment}_{case}.log",
     params:
-        script=f"{SCRIPTS}/predict.py",
+        script=script("predict"),
         settings=settings("predict"),
         ahead=ahead(FOLD_MATES),
         numpy=subpath(input.image, ancestor=2),

@@ -22,8 +22,9 @@ rule preprocess:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/preprocess.py",
+        script=script("preprocess"),
         plan=plan("preprocess"),
+        files=files,
         dataset=DATASET,
         samples=CONFIG.preprocess.foreground_samples,
         ahead=ahead(MATES),
@@ -52,8 +53,9 @@ use rule preprocess as preprocess_test with:
     log:
         "<results>/logs/preprocess_test/{case}.log",
     params:
-        script=f"{SCRIPTS}/preprocess.py",
+        script=script("preprocess"),
         plan=plan("preprocess"),
+        files=files,
         dataset=DATASET,
         samples=CONFIG.preprocess.foreground_samples,
         ahead=ahead(MATES),

@@ -19,7 +19,7 @@ rule rank:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/rank.py",
+        script=script("rank"),
         names=NAMES,
     shell:
         r"""
@@ -51,7 +51,7 @@ rule report:
     conda:
         "../../envs/cpu.yaml"
     params:
-        script=f"{SCRIPTS}/report.py",
+        script=script("report"),
         names=NAMES,
         folders=FOLDERS,
         logs=expand(

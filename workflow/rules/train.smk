@@ -30,7 +30,7 @@ rule train:
     resources:
         gpu=1,
     params:
-        script=f"{SCRIPTS}/train.py",
+        script=script("train"),
         plan=plan("train"),
         settings=settings("train"),
         numpy=CONFIG.numpy,

@@ -26,6 +26,9 @@ def main() -> None:
         analyze.fingerprint_from_json(read_json(args.fingerprints / f"{case_id}.json"))
         for case_id in cases
     ]
+    for fingerprint in prints:
+        if fingerprint.problems:  # to be read again next time, whatever was wrong
+            (args.fingerprints / f"{fingerprint.id}.json").unlink()
     plan = analyze.make_plan(prints, dataset, settings)
 
     record = args.output / "folds.json"

@@ -26,6 +26,7 @@ def main() -> None:
     histories = {
         f"{folder.parent.parent.name} {folder.name}": read_rows(folder / "history.csv")
         for folder in args.logs
+        if (folder / "history.csv").exists()
     }
     page = report.render(
         read_plan(args.plan), read_rows(args.paths), candidates, ranking, histories
