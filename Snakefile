@@ -2,6 +2,8 @@
 
 from snakemake.utils import min_version
 
+from mist_core.cli import claim
+
 min_version("9.19")
 
 
@@ -16,6 +18,10 @@ module mist:
 
 
 use rule * from mist
+
+
+onstart:
+    claim(config["results"], config["numpy"])
 
 
 onsuccess:

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mist_core.errors import DataError
 
 log = logging.getLogger(__name__)
+_claimed: list[IO[str]] = []  # open files: closing one would give up its folder
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -56,6 +57,23 @@ def run(main: Callable[[], None]) -> None:
         main()
     except DataError as error:
         sys.exit(f"ERROR: {error}")
+
+
+def claim(*folders: str) -> None:
+    """Let one run at a time write to these folders, until the process ends, however it ends.
+
+    Snakemake's own lock (off in profiles/default) outlives a run that was killed.
+    """
+    for folder in dict.fromkeys(folders):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        stream = (Path(folder) / ".lock").open("w")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(
+                f"ERROR: {folder}: expected no other run, found one at work. Wait for its end."
+            )
+        _claimed.append(stream)
 
 
 def digest(*parts: Any) -> str:

@@ -54,7 +54,7 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
     except (LookupError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise DataError(
             f"{path}: expected a model file that this version can read, found a mistake "
-            f"({str(error).splitlines()[0]}). Train again, or use the version that wrote it."
+            f"({type(error).__name__}: {error}). Train again, or use the version that wrote it."
         ) from error
     network = network.to(device).eval()
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]

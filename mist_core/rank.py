@@ -46,7 +46,7 @@ def rank(tables: Mapping[str, Rows]) -> tuple[list[dict[str, object]], list[dict
 def _number(row: Mapping[str, str], column: str, name: str) -> float:
     try:
         value = float(row[column])
-    except ValueError:
+    except (TypeError, ValueError):  # a row that is too short, a cell that is no number
         value = math.nan
     if math.isnan(value):
         raise DataError(

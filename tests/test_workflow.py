@@ -109,15 +109,15 @@ ON_THE_GRID = {"analyze": 1, "preprocess": 4, "preprocess_test": 1}
 
 def test_each_change_reruns_what_depends_on_it_and_nothing_else(project):
     data, results = project.folder / "data", project.folder / "results"
-    read = {"fingerprint": 4, "test_paths": 1}
-    assert project.jobs() == read | ON_THE_GRID | OF_BOTH | OF_ALL
+    once = {"fingerprint": 4, "test_paths": 1, "keep_strategy": 4}
+    assert project.jobs() == once | ON_THE_GRID | OF_BOTH | OF_ALL
 
     for path in [*data.rglob("*.nii.gz"), *project.folder.glob("strategies/*")]:
         path.touch()
     assert project.jobs() == {}
 
     project.write_strategy("s1", [*SMALL, *SMALL])
-    of_strategy = {"postprocess": 8, "postprocess_test": 2, "evaluate": 2}
+    of_strategy = {"postprocess": 8, "postprocess_test": 2, "evaluate": 2, "keep_strategy": 2}
     assert project.jobs() == of_strategy | OF_ALL
 
     project.config["evaluate"] = {"metrics": {"dice": {}, "haus95": {}}}
@@ -214,11 +214,48 @@ def test_two_runs_on_one_results_folder_are_kept_apart(project):
 def test_a_wrong_config_and_a_missing_file_are_shown_together_before_any_job(project):
     project.config["train"]["epoch"] = 5
     project.config["analyze"]["folds"] = 1
+    project.config["postprocess"]["strategies"].append("strategies/s3.json")
+    (project.folder / "data/train/demo_02/t2.nii.gz").unlink()
     code, output, jobs = project.run()
     assert code == 1
     assert "train.epoch: expected no such key, found 5." in output
     assert "analyze.folds: expected greater than or equal to 2, found 1." in output
+    assert "in its name for channel t2, found none." in output
     assert jobs == Counter()
+
+
+def test_an_edited_description_is_noticed(project):
+    project.config["experiments"] = {"a": {}}
+    assert project.jobs()["train"] == 2
+    path = project.folder / "data/dataset.json"
+    fields = json.loads(path.read_text())
+
+    fields["final_classes"] = {"core": [2, 4]}
+    path.write_text(json.dumps(fields))
+    assert project.jobs() == {"analyze": 1, "test_paths": 1, "evaluate": 3} | OF_ALL
+
+    fields["images"] = {"t2": ["t2"], "t1": ["t1"]}
+    path.write_text(json.dumps(fields))
+    jobs = project.jobs()
+    assert (jobs["fingerprint"], jobs["preprocess"], jobs["train"]) == (4, 4, 2)
+
+
+def test_folds_are_chosen_in_their_record_and_not_in_a_table(project):
+    project.config["experiments"] = {"a": {}}
+    project.jobs()
+    record = project.folder / "results/folds.json"
+    folds = json.loads(record.read_text())
+    a, b = (next(i for i in folds["folds"] if folds["folds"][i] == k) for k in (0, 1))
+    folds["folds"] |= {a: 1, b: 0}
+    record.write_text(json.dumps(folds))
+    assert project.jobs()["train"] == 2
+
+    table = project.folder / "results/train_paths.csv"
+    assert {row["id"]: int(row["fold"]) for row in read_rows(table)} == folds["folds"]
+    table.write_text(table.read_text().replace(f"{a},1", f"{a},0"))
+    code, output, _ = project.run()
+    assert code == 1
+    assert f"expected fold 1 for {a}" in output
 
 
 def test_all_missing_and_unclear_files_are_shown_together_before_any_job(project):

@@ -5,7 +5,6 @@ All that is wrong with the config and the files of the dataset is said here, at 
 job.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -27,7 +26,8 @@ from mist_core.plan import part_read_by
 from mist_core.postprocess import read_strategy
 
 # Jobs find this environment's python also when snakemake was called by its path.
-shell.prefix(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+if not workflow.deployment_settings.deployment_method:
+    shell.prefix(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 SCRIPTS = os.path.relpath(Path(workflow.current_basedir) / "../scripts")
 DEMO = Path("data/demo")  # made by rule make_demo_data when the config names no dataset
 SMALL_CASE_MB = 16  # what one job reads at most when it works ahead, in auto
@@ -126,28 +126,7 @@ def problems_of_folds(chosen):
         return [str(error)]
 
 
-def claimed(folder):
-    """Let one run at a time write to a results folder.
-
-    Snakemake's own lock (off in profiles/default) outlives a run that was killed; the kernel ends
-    this one with the process, so that the next call simply goes on.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    stream = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit(
-            f"ERROR: {folder}: expected no other run, found one at work. Wait for its end."
-        )
-    return stream
-
-
 CONFIG, DATASET, FACTS, TRAIN, TEST = checked()
-if workflow.is_main_process and workflow.execution_settings and not workflow.dryrun:
-    CLAIMS = [
-        claimed(Path(folder)) for folder in sorted({CONFIG.results, CONFIG.numpy})
-    ]
 CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
@@ -286,6 +265,7 @@ def kept():
     """What a run is for, beside the report: made again if it is missing. Arrays are not."""
     strategies = [f"postprocess/{strategy}/predictions" for strategy in STRATEGIES]
     files = [f"models/fold_{fold}.pt" for fold in range(N_FOLDS)]
+    files += [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
     for folder in ["predictions/train/raw"] + [f"{s}/train" for s in strategies]:
         files += [f"{folder}/{case}.nii.gz" for case in TRAIN]
     for folder in ["predictions/test"] + [f"{s}/test" for s in strategies]:

@@ -35,6 +35,19 @@ rule postprocess:
         """
 
 
+rule keep_strategy:
+    input:
+        lambda wildcards: STRATEGIES[wildcards.strategy],
+    output:
+        "<results>/{experiment}/postprocess/{strategy}/strategy.json",
+    log:
+        "<results>/logs/keep_strategy/{experiment}_{strategy}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "cp {input:q} {output:q} > {log:q} 2>&1"
+
+
 use rule postprocess as postprocess_test with:
     input:
         prediction="<results>/{experiment}/predictions/test/{case}.nii.gz",
