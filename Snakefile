@@ -21,11 +21,11 @@ use rule * from mist
 
 
 onstart:
-    claim(config["results"], config["numpy"])
+    claim(config.get("results", "results"), config.get("numpy", "numpy"))
 
 
 onsuccess:
-    summary = Path(config["results"]) / "summary.txt"
+    summary = Path(config.get("results", "results")) / "summary.txt"
     if summary.exists():
         print(
             f"\n{summary.read_text()}\nReport: {summary.with_name('report.html')}"

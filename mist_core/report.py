@@ -73,7 +73,8 @@ def render(
         columns=columns(ordered),
         ranks={row["strategy"]: row["average_rank"] for row in ranking},
         best=ordered[0].name,
-        cases=sorted(ordered[0].results, key=_mean_dice),
+        cases=[row for _, row in worst_first(ordered[0].results, columns(ordered))],
+        headline=headline(columns(ordered)),
         boxes=score_picture(ordered),
         curves=loss_picture(histories) if histories else None,
         pictures=case_pictures(ordered[0], paths, plan),
@@ -119,15 +120,25 @@ def _metric_of(column: str) -> str:
     return max((m for m in METRICS if column.endswith(f"_{m}")), key=len)
 
 
-def _mean_dice(row: Mapping[str, str]) -> float:
-    values = [float(v) for k, v in row.items() if k != "id" and _metric_of(k) == "dice"]
-    return float(np.mean(values)) if values else 0.0
+def headline(names: Sequence[str]) -> str:
+    """The metric by which cases are compared: Dice, or the first there is."""
+    metrics = [_metric_of(name) for name in names]
+    return "dice" if "dice" in metrics else metrics[0]
+
+
+def worst_first(rows: Rows, names: Sequence[str]) -> list[tuple[float, dict[str, str]]]:
+    """Cases with their headline metric, a mean over classes, from worst to best."""
+    metric = headline(names)
+    used = [name for name in names if _metric_of(name) == metric]
+    scored = [(float(np.mean([float(row[name]) for name in used])), row) for row in rows]
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    return sorted(scored, key=lambda pair: sign * pair[0])
 
 
 def score_picture(candidates: Sequence[Candidate]) -> Picture:
-    """Box plots with a point for every case: Dice of each class, candidates side by side."""
-    names = [c for c in columns(candidates) if _metric_of(c) == "dice"]
-    names = names or columns(candidates)[:1]
+    """Box plots with a point for every case: the headline metric by class, side by side."""
+    metric = headline(columns(candidates))
+    names = [c for c in columns(candidates) if _metric_of(c) == metric]
     figure = Figure(
         figsize=(1.2 + 1.3 * len(names) * len(candidates) ** 0.6, 3.6), layout="constrained"
     )
@@ -144,7 +155,7 @@ def score_picture(candidates: Sequence[Candidate]) -> Picture:
             axes.scatter(jitter, values, s=12, color=colour, label=label, alpha=0.8)
     middle = (len(candidates) - 1) / 2
     axes.set_xticks([p * (len(candidates) + 1) + middle for p in range(len(names))], names)
-    axes.set_ylabel("score")
+    axes.set_ylabel(metric)
     axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return Picture(_png(figure), "Every case, by class.", "Box plots of the scores of all cases")
 
@@ -164,13 +175,14 @@ def loss_picture(histories: Mapping[str, Rows]) -> Picture:
 
 
 def case_pictures(candidate: Candidate, paths: Rows, plan: Plan) -> list[Picture]:
-    """The worst, the median and the best case by mean Dice: chosen by rule, not by eye."""
+    """The worst, the median and the best case by the headline metric: a rule, not an eye."""
     files = {row["id"]: row for row in paths}
-    ordered = sorted(candidate.results, key=_mean_dice)
+    names = columns([candidate])
+    ordered = worst_first(candidate.results, names)
     chosen = {"worst": 0, "median": len(ordered) // 2, "best": len(ordered) - 1}
     pictures = []
     for name, index in chosen.items():
-        row = ordered[index]
+        value, row = ordered[index]
         case = files[row["id"]]
         image = canonical(read_image(Path(case[plan.dataset_info.images[0]])))
         reference = canonical(read_labels(Path(case["mask"])))
@@ -182,7 +194,7 @@ def case_pictures(candidate: Candidate, paths: Rows, plan: Plan) -> list[Picture
             plan.dataset_info.labels[1:],
             image.geometry.spacing,
         )
-        caption = f"{name}: {row['id']}, mean Dice {_mean_dice(row):.3f}"
+        caption = f"{name}: {row['id']}, mean {headline(names)} {value:.3f}"
         pictures.append(Picture(png, caption, f"Contours on three slices of case {row['id']}"))
     return pictures
 

@@ -142,7 +142,7 @@ def test_sizes_are_shown_in_x_y_z(page):
 
 def test_pictures_show_the_worst_the_median_and_the_best_case(page):
     places = [page.index(f"<figcaption>{text}") for text in (
-        "worst: c0, mean Dice 0.500", "median: c2, mean Dice 0.700", "best: c1, mean Dice 0.900",
+        "worst: c0, mean dice 0.500", "median: c2, mean dice 0.700", "best: c1, mean dice 0.900",
     )]  # fmt: skip
     assert places == sorted(places)
 
@@ -159,7 +159,7 @@ def test_one_case_and_one_candidate_are_enough(files):
     paths, folder = files
     only = [candidate("default/raw", [0.5], folder=folder)]
     page = render(PLAN, paths[:1], only, RANKING[1:], {})
-    assert page.count("c0, mean Dice 0.500") == 3
+    assert page.count("c0, mean dice 0.500") == 3
 
 
 def test_the_score_table_by_hand():
@@ -206,7 +206,7 @@ def test_a_class_may_have_any_name(files):
     ]
     pictures = case_pictures(Candidate("default/raw", results, folder), paths, PLAN)
     # Means over both classes: 0.5, 0.7, 0.7.
-    assert pictures[0].caption == "worst: c0, mean Dice 0.500"
+    assert pictures[0].caption == "worst: c0, mean dice 0.500"
 
 
 def contours(prediction):

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import IncompleteCheckpointException
 
+import mist_core
 from mist_core.cli import digest
 from mist_core.config import Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
@@ -25,9 +26,14 @@ from mist_core.folds import assign_folds, read_recorded_folds
 from mist_core.plan import part_read_by
 from mist_core.postprocess import read_strategy
 
-# Jobs find this environment's python also when snakemake was called by its path.
+# Jobs find this environment's python also when snakemake was called by its path; those in conda
+# environments find this library.
 if not workflow.deployment_settings.deployment_method:
     shell.prefix(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+else:
+    shell.prefix(
+        f"export PYTHONPATH={shlex.quote(str(Path(mist_core.__file__).parents[1]))}; "
+    )
 SCRIPTS = os.path.relpath(Path(workflow.current_basedir) / "../scripts")
 DEMO = Path("data/demo")  # made by rule make_demo_data when the config names no dataset
 SMALL_CASE_MB = 16  # what one job reads at most when it works ahead, in auto
