@@ -25,7 +25,8 @@ def canonical(volume: Volume) -> Volume:
 
 
 def resample_image(volume: Volume, grid: Geometry) -> Volume:
-    """Cubic B-spline interpolation, never outside the range of the input.
+    """Cubic B-spline interpolation (linear where an axis has fewer than four voxels), never outside
+    the range of the input.
 
     Splines ring at edges: a step of 0 to 1000 would give -85 to 1100. Where the voxel is more than
     three times longer than wide, its long axis is resampled by nearest neighbour first.
@@ -35,7 +36,9 @@ def resample_image(volume: Volume, grid: Geometry) -> Volume:
     low, high = volume.array.min(), volume.array.max()
     for step in _nearest_first(volume.geometry, grid):
         volume = _onto(volume, step, sitk.sitkNearestNeighbor)
-    smooth = _onto(volume, grid, sitk.sitkBSpline)
+    # A cubic spline has four supports; on an axis of two voxels ITK reads beyond its memory.
+    cubic = min(volume.array.shape) >= 4
+    smooth = _onto(volume, grid, sitk.sitkBSpline if cubic else sitk.sitkLinear)
     return Volume(np.clip(smooth.array, low, high), grid)
 
 

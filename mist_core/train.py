@@ -88,21 +88,7 @@ def train(
         started = time.perf_counter()
         running = torch.zeros((), device=device)
         for step in range(epoch * epoch_steps, (epoch + 1) * epoch_steps):
-            images, labels = draw_batch(
-                cases,
-                settings.batch_size,
-                plan.patch_size,
-                settings.foreground_probability,
-                (settings.seed, fold, step, DRAW),
-            )
-            images = images.to(device, memory_format=MEMORY_FORMAT)
-            images, labels = augment(
-                images,
-                labels.to(device),
-                settings.augment,
-                plan.target_spacing_mm,
-                np.random.default_rng([settings.seed, fold, step, AUGMENT]),
-            )
+            images, labels = random_batch(cases, plan, settings, fold, step, device)
             set_learning_rate(optimizer, learning_rate(step, all_steps, epoch_steps, settings))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 outputs = model(images)
@@ -113,13 +99,12 @@ def train(
             optimizer.step()
             running += loss.detach()
 
+        seconds = time.perf_counter() - started
         record = {
             "epoch": epoch + 1,
             "loss": float(running) / epoch_steps,
             "learning_rate": optimizer.param_groups[0]["lr"],
-            "patches_per_second": epoch_steps
-            * settings.batch_size
-            / (time.perf_counter() - started),
+            "patches_per_second": epoch_steps * settings.batch_size / seconds,
         }
         if not math.isfinite(record["loss"]):
             raise DataError(
@@ -141,6 +126,34 @@ def train(
         )
     board.close()
     return model
+
+
+def random_batch(
+    cases: list[TrainingCase],
+    plan: Plan,
+    settings: Train,
+    fold: int,
+    step: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Images (B, C, Z, Y, X) and class indices (B, Z, Y, X) of one step, augmented, on the device.
+
+    The same for the same seed, fold and step.
+    """
+    images, labels = draw_batch(
+        cases,
+        settings.batch_size,
+        plan.patch_size,
+        settings.foreground_probability,
+        (settings.seed, fold, step, DRAW),
+    )
+    return augment(
+        images.to(device, memory_format=MEMORY_FORMAT),
+        labels.to(device),
+        settings.augment,
+        plan.target_spacing_mm,
+        np.random.default_rng([settings.seed, fold, step, AUGMENT]),
+    )
 
 
 def learning_rate(step: int, all_steps: int, epoch_steps: int, settings: Train) -> float:

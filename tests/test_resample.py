@@ -175,6 +175,15 @@ def test_the_last_voxels_come_back_from_any_grid(geometry, spacing):
     assert (resample_image(there, geometry).array == -1000).all()
 
 
+def test_an_image_of_two_slices_has_no_value_from_elsewhere():
+    # ITK's splines read beyond an axis of two voxels: here, from the row before
+    geometry = grid((5, 6, 2))
+    rows = np.zeros(geometry.shape, np.float32) + 100 * np.arange(6, dtype=np.float32)[:, None]
+    image = resample_image(Volume(rows, geometry), geometry.with_spacing((1.0, 1.0, 0.25))).array
+    assert image.shape == (5, 6, 8)
+    np.testing.assert_allclose(image, np.broadcast_to(rows[..., :1], image.shape), atol=1e-2)
+
+
 # --- values ---------------------------------------------------------------------------------------
 
 
