@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
 BIN := $(VENV)/bin
+# Some tools call others of the same environment by name.
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: demo test format clean
 
