@@ -28,10 +28,10 @@ def make_case(case_id: str, seed: int) -> tuple[dict[str, Volume], Volume]:
     number = int(case_id[-2:])
     geometry = _geometry(number, generator)
     tissue = _anatomy(geometry, with_spot=case_id != WITHOUT_SPOT, generator=generator)
-    bias = 1 + 0.25 * _smooth(geometry.shape, 10, generator)
+    bias = np.exp(0.15 * _smooth(geometry.shape, 10, generator))
     images = {}
     for channel, means in INTENSITIES.items():
-        texture = 1 + 0.08 * _smooth(geometry.shape, 1.2, generator)
+        texture = np.exp(0.08 * _smooth(geometry.shape, 1.2, generator))
         signal = gaussian_filter(np.asarray(means)[tissue], 0.5) * texture * bias
         noise = generator.normal(0, 25, geometry.shape)
         images[channel] = Volume((signal + noise).clip(0).astype(np.float32), geometry)
@@ -88,6 +88,6 @@ def _anatomy(
 def _smooth(
     shape: tuple[int, int, int], sigma: float, generator: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Smooth noise of standard deviation 1."""
+    """Smooth noise of mean 0 and standard deviation 1."""
     noise = gaussian_filter(generator.normal(size=shape), sigma, mode="wrap")
-    return np.asarray(noise / noise.std())
+    return np.asarray((noise - noise.mean()) / noise.std())
