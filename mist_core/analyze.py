@@ -246,7 +246,7 @@ def target_spacing(spacings: Sequence[Triple]) -> Triple:
     if medians.max() / medians.min() > ANISOTROPY:
         axis = int(medians.argmax())
         medians[axis] = np.percentile(table[:, axis], 10)
-    z, y, x = medians.tolist()
+    z, y, x = medians.round(6).tolist()  # headers hold 32 bits: 1.2000000476837158
     return (z, y, x)
 
 
@@ -268,9 +268,10 @@ def _fitting(patch: Shape, spacing: Triple) -> Shape:
     """The patch that the user chose, if the network can halve it."""
     multiples = divisor(patch, spacing)
     if any(n % m for n, m in zip(patch, multiples, strict=True)):
+        near = [max(round(n / m), 1) * m for n, m in zip(patch, multiples, strict=True)]
         raise DataError(
             f"config: analyze.patch_size: expected multiples of {list(multiples[::-1])} (x, y, z), "
-            f"found {list(patch[::-1])}. The network halves these axes so often."
+            f"as the network halves the axes, found {list(patch[::-1])}. Take {near[::-1]}."
         )
     return patch
 

@@ -1,7 +1,9 @@
 """Random changes to a batch of patches, on the device where it lies.
 
-What is drawn depends on the generator only, so that a step can be repeated.
+What is drawn depends on the generators only, so that a step can be repeated.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,13 +23,17 @@ def augment(
     labels: Tensor,
     settings: Augment,
     spacing: Triple,
-    generator: np.random.Generator,
+    generators: Sequence[np.random.Generator],
 ) -> tuple[Tensor, Tensor]:
-    """Change images (B, C, Z, Y, X) and class indices (B, Z, Y, X) together."""
-    images, labels = affine(images, labels, settings.affine, spacing, generator)
-    images, labels = flip(images, labels, settings.flip, flip_axes(settings), generator)
+    """Change images (B, C, Z, Y, X) and class indices (B, Z, Y, X) together.
+
+    Every item has a generator of its own, so it looks the same in whatever batch it is.
+    """
+    images, labels = affine(images, labels, settings.affine, spacing, generators)
+    images, labels = flip(images, labels, settings.flip, flip_axes(settings), generators)
     if settings.noise or settings.brightness or settings.contrast:
-        images = torch.stack([_intensity(i, settings, generator) for i in images])
+        pairs = zip(images, generators, strict=True)
+        images = torch.stack([_intensity(image, settings, g) for image, g in pairs])
     return images, labels
 
 
@@ -43,11 +49,11 @@ def flip(
     labels: Tensor,
     probability: float,
     axes: tuple[int, ...],
-    generator: np.random.Generator,
+    generators: Sequence[np.random.Generator],
 ) -> tuple[Tensor, Tensor]:
     """Mirror each item along each axis with the given probability."""
     images, labels = images.clone(), labels.clone()
-    for item in range(len(images)):
+    for item, generator in zip(range(len(images)), generators, strict=True):
         chosen = [axis for axis in axes if generator.random() < probability]
         if chosen:
             images[item] = images[item].flip([a + 1 for a in chosen])
@@ -60,16 +66,16 @@ def affine(
     labels: Tensor,
     probability: float,
     spacing: Triple,
-    generator: np.random.Generator,
+    generators: Sequence[np.random.Generator],
 ) -> tuple[Tensor, Tensor]:
     """Rotate and scale about the patch centre in one resampling, linear for images, nearest for
     labels. What comes in from outside is zero and background.
     """
-    chosen = [i for i in range(len(images)) if generator.random() < probability]
+    chosen = [i for i, generator in enumerate(generators) if generator.random() < probability]
     if not chosen:
         return images, labels
     edges_mm = np.asarray(images.shape[2:]) * np.asarray(spacing)
-    matrices = np.stack([_random_matrix(edges_mm, spacing, generator) for _ in chosen])
+    matrices = np.stack([_random_matrix(edges_mm, spacing, generators[i]) for i in chosen])
     theta = torch.from_numpy(matrices).to(images)
     grid = F.affine_grid(theta, [len(chosen), 1, *images.shape[2:]], align_corners=False)
     images, labels = images.clone(), labels.clone()

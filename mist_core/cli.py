@@ -1,10 +1,9 @@
-"""How every script starts, how it fails, and how one job works ahead for the next.
+"""How every script starts, how it fails, and how one job does many cases.
 
-Every case is a job of its own, so that reruns, logs and failures are exact. But starting Python
-and its libraries costs more than the work on a small case. So a job also does cases that are still
-to come (``--ahead``) and leaves them in a hand-over folder, where their own jobs pick them up
-without loading anything. What is handed over carries a key of all that it was made from; a job
-takes it only if the key is its own.
+Starting Python and its libraries costs more than the work on a small case, so a job does a chunk
+of cases. A rerun of the job does only those that changed: beside the files of a case lies a record
+of all that they were made from. A case that fails does not cost the others their results: its
+failure goes into the job's manifest, later stages pass it on, and the run fails by name at its end.
 """
 
 import argparse
@@ -14,14 +13,19 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any
 
 from mist_core.errors import DataError
+from mist_core.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 _claimed: list[IO[str]] = []  # open files: closing one would give up its folder
@@ -39,8 +43,12 @@ def case_parser(description: str | None) -> argparse.ArgumentParser:
     p = parser(description)
     p.add_argument("--case", nargs="+", required=True, help="ids of the cases to do")
     p.add_argument("--output", type=Path, required=True, help="folder for what is made")
-    p.add_argument("--ahead", nargs="*", default=[], help="ids to do ahead if still to be done")
-    p.add_argument("--handover", type=Path, help="where to leave what was done ahead")
+    p.add_argument("--after", type=Path, help="manifest of the stage before: its failures stay")
+    p.add_argument(
+        "--manifest",
+        type=Path,
+        help="JSON to write: what became of each case; failures go there and not to the exit code",
+    )
     return p
 
 
@@ -57,6 +65,9 @@ def run(main: Callable[[], None]) -> None:
         main()
     except DataError as error:
         sys.exit(f"ERROR: {error}")
+    except KeyboardInterrupt:
+        log.info("stopped: the same command goes on from here")
+        sys.exit(130)
 
 
 def claim(*folders: str) -> None:
@@ -66,14 +77,32 @@ def claim(*folders: str) -> None:
     """
     for folder in dict.fromkeys(folders):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        stream = (Path(folder) / ".lock").open("w")
+        stream = (Path(folder) / ".lock").open("a+")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            stream.seek(0)
             sys.exit(
-                f"ERROR: {folder}: expected no other run, found one at work. Wait for its end."
+                f"ERROR: {folder}: expected no other run, found one at work (process "
+                f"{stream.read().strip()}). Wait for its end, or choose another folder."
             )
+        stream.truncate(0)
+        stream.write(f"{os.getpid()} on {socket.gethostname()}")
+        stream.flush()
         _claimed.append(stream)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process makes ``path``.
+
+    A job can outlive the run that started it; the same job of the next run then waits for it. The
+    kernel ends the wait however the other ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def digest(*parts: Any) -> str:
@@ -104,91 +133,129 @@ class CaseWork:
     compute: Callable[[str, Path], None]
 
 
-def do_cases(work: CaseWork, args: argparse.Namespace) -> None:
-    """Do ``args.case``, each picked up if it was done ahead; then do cases ahead.
+def do_asked(work: CaseWork, args: argparse.Namespace, workers: int = 1) -> None:
+    """``do_cases`` for the arguments of a ``case_parser``."""
+    do_cases(work, args.case, args.output, args.manifest, args.after, workers)
 
-    A case that fails does not stop the others; all failures are raised together at the end. What
-    fails ahead is left to its own job, which will say so in its own log.
+
+def do_cases(
+    work: CaseWork,
+    cases: Sequence[str],
+    output: Path,
+    manifest: Path | None = None,
+    after: Path | None = None,
+    workers: int = 1,
+) -> None:
+    """Do those cases that are not done yet, or were done from something else.
+
+    A case that fails does not stop the others, nor does one that failed in the stage ``after``
+    which this one comes. With a manifest all failures are written there, else they are raised
+    together at the end. More than one worker: in processes.
     """
-    failures: list[str] = []
-    for case in args.case:
-        try:
-            with _claim(args.handover, case, wait=True):
-                _finish(work, args, case)
-        except DataError as error:
-            failures.append(f"case {case}: {error}")
-    for case in args.ahead if args.handover else []:
-        try:
-            with _claim(args.handover, case, wait=False) as claimed:
-                if claimed and _to_be_done(work, args, case):
-                    _do(work, case, _ready(args, case, work.key(case)))
-                    log.info("done ahead: %s", case)
-        except Exception:  # nothing is lost: the case's own job meets it again, and fails by name
-            log.warning("not done ahead: %s", case, exc_info=True)
-    if failures:
-        raise DataError("\n".join(failures))
+    failed_before = failures(read_json(after)) if after else {}
+    to_do = [case for case in cases if case not in failed_before]
+    with alone(manifest) if manifest else nullcontext():
+        states = dict(zip(to_do, _each(partial(_try, work, output), to_do, workers), strict=True))
+    states |= {case: {"error": failed_before[case]} for case in cases if case in failed_before}
+    made = {"folder": str(output), "cases": {case: states[case] for case in cases}}
+    if manifest:
+        write_json(manifest, made)
+    elif failed := failures(made):
+        raise DataError("\n".join(f"case {case}: {error}" for case, error in failed.items()))
 
 
-def _finish(work: CaseWork, args: argparse.Namespace, case: str) -> None:
-    """Bring the outputs of a case into place, from the hand-over or by doing the work."""
-    key = work.key(case)
-    ready = _ready(args, case, key)
-    names = work.outputs(case)
-    if not all((ready / name).exists() for name in names):  # a killed job may have moved some
-        _do(work, case, ready)
-    for name in names:
-        target = args.output / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (ready / name).replace(target)
-    shutil.rmtree(ready.parent)  # with whatever was left there under other keys
-    if args.handover:
-        (args.handover / f"{case}.key").write_text(key)
+def failures(made: dict[str, Any]) -> dict[str, str]:
+    """Case to message, for the cases of a manifest that failed."""
+    return {c: state["error"] for c, state in made["cases"].items() if "error" in state}
 
 
-def _ready(args: argparse.Namespace, case: str, key: str) -> Path:
-    """Where the outputs of a case wait, whole, until its own job moves them into place."""
-    home: Path = args.handover / f"{case}.ready" if args.handover else args.output / f".{case}"
-    return home / key
+def _each(function: Callable[[str], Any], cases: Sequence[str], workers: int) -> list[Any]:
+    """``function`` of every case, in order."""
+    if min(workers, len(cases)) <= 1:
+        return [function(case) for case in cases]
+    # Forked processes have the function; sent through a pipe, it would have to be importable.
+    with ProcessPoolExecutor(
+        workers, get_context("fork"), initializer=_inherited.append, initargs=(function,)
+    ) as pool:
+        return list(pool.map(_call_inherited, cases))
 
 
-def _do(work: CaseWork, case: str, folder: Path) -> None:
-    """Compute a case into ``folder``, which appears only when it is whole."""
-    unfinished = folder.with_name(f".{folder.name}")
-    for left_by_a_killed_job in (unfinished, folder):
-        shutil.rmtree(left_by_a_killed_job, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+_inherited: list[Callable[[str], Any]] = []
+
+
+def _call_inherited(case: str) -> Any:
+    return _inherited[-1](case)
+
+
+def _try(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
     try:
-        for name in work.outputs(case):
-            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-        work.compute(case, unfinished)
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if not folder.exists():
-            shutil.rmtree(folder.parent, ignore_errors=True)
+        return _do(work, output, case)
+    except DataError as error:
+        log.info("case %s: %s", case, error)
+        return {"error": str(error)}
 
 
-def _to_be_done(work: CaseWork, args: argparse.Namespace, case: str) -> bool:
-    """Whether a case's own job is still to come, as far as can be told: a hint, never a rule."""
+def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
+    """Make the files of a case, or find them made; return their names and contents in short."""
+    names = list(work.outputs(case))
+    record = record_of(output, case)
     key = work.key(case)
-    if _ready(args, case, key).is_dir():
-        return False
-    last = args.handover / f"{case}.key"
-    done = all((args.output / name).exists() for name in work.outputs(case))
-    return not (done and last.exists() and last.read_text() == key)
+    state = {"key": key, "files": names}
+    if record.exists() and all((output / name).exists() for name in names):
+        found: dict[str, Any] = read_json(record)
+        if state.items() <= found.items():
+            return found
+    unfinished = output / f".{case}"  # appears in place only when it is whole
+    shutil.rmtree(unfinished, ignore_errors=True)
+    record.unlink(missing_ok=True)
+    for name in names:
+        (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        work.compute(case, unfinished)
+        state["content"] = _content([unfinished / name for name in names])
+        for name in names:
+            (unfinished / name).replace(output / name)
+    finally:
+        shutil.rmtree(unfinished)
+    write_json(record, state)
+    return state
 
 
-@contextmanager
-def _claim(handover: Path | None, case: str, wait: bool) -> Iterator[bool]:
-    """Lock one case of a stage; yields whether it was free. The kernel unlocks it on any death."""
-    if handover is None:
-        yield True
-        return
-    handover.mkdir(parents=True, exist_ok=True)
-    with (handover / f"{case}.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def record_of(output: Path, case: str) -> Path:
+    """Where the record of a case lies: its key, its files, and their ``content`` in short."""
+    return output / ".done" / f"{case}.json"
+
+
+def content_of(output: Path, case: str, names: Sequence[str]) -> str:
+    """A short key of what is in the files of a case, as recorded where there is a record.
+
+    Raises DataError when a file is missing.
+    """
+    for name in names:
+        if not (output / name).exists():
+            raise DataError(f"{output / name}: expected a file, found none. Make it again.")
+    record = record_of(output, case)
+    return str(
+        read_json(record)["content"] if record.exists() else _content([output / n for n in names])
+    )
+
+
+def forget_lost_files(manifests: Path) -> None:
+    """Remove each manifest of which a file is gone, so that its job is done again."""
+    for path in manifests.rglob("[!.]*.json"):
+        made = read_json(path)
+        if "folder" not in made:
+            continue
+        names = (name for state in made["cases"].values() for name in state.get("files", ()))
+        if not all((Path(made["folder"]) / name).exists() for name in names):
+            path.unlink()
+
+
+def _content(paths: Sequence[Path]) -> str:
+    """A short key of what is in files."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]

@@ -4,23 +4,32 @@ Per-axis values are in (x, y, z), as in every file; ``array_order`` turns them w
 """
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from mist_core.errors import raise_all
+from mist_core.errors import in_words, raise_all
 
 T = TypeVar("T")
 Auto = Literal["auto"]
+Stage = Literal[
+    "fingerprint",
+    "analyze",
+    "preprocess",
+    "train",
+    "predict",
+    "postprocess",
+    "evaluate",
+    "rank",
+    "report",
+]
 Voxels = Annotated[int, Field(gt=0)]
 Label = Annotated[int, Field(gt=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
-PYDANTIC_KINDS = r"constrained-\w+|int|float|bool|(literal|tuple|dict|list)\[.*\]|\[key\]"
 # Folders that the run itself makes under results/, where experiments live.
-RESERVED_EXPERIMENTS = ("logs", "benchmarks", "fingerprints", "rank")
+RESERVED_EXPERIMENTS = ("logs", "benchmarks", "done", "fingerprints", "rank", "test")
 
 
 def array_order(values: tuple[T, T, T]) -> tuple[T, T, T]:
@@ -38,6 +47,11 @@ class Analyze(Section):
     """What the data implies may be overruled here."""
 
     folds: int = Field(5, ge=2, description="cross-validation folds")
+    case_table: str = Field(
+        "",
+        description="CSV with a column id, and fold, patient or both: a fold given here is kept, "
+        "the cases of a patient share a fold",
+    )
     target_spacing: Auto | tuple[Positive, Positive, Positive] = Field(
         "auto", description="mm, (x, y, z); auto: median over the training cases"
     )
@@ -90,6 +104,7 @@ class Train(Section):
     )
     amp: Auto | bool = Field("auto", description="bfloat16; auto: where the hardware has it")
     seed: int = Field(42, ge=0)
+    gpus: int = Field(1, ge=1, description="GPUs that train one fold, each with its batch_size")
     augment: Augment = Augment()
 
 
@@ -122,30 +137,58 @@ DEFAULT_METRICS: dict[MetricName, MetricOptions] = {
 }
 
 
+def _known_parameters(metrics: Any) -> Any:
+    for name, options in metrics.items():
+        if options.tolerance is not None and name != "surf_dice":
+            raise ValueError(f"{name} without parameters (tolerance is of surf_dice)")
+    return metrics
+
+
+Metrics = Annotated[
+    dict[MetricName, MetricOptions], Field(min_length=1), AfterValidator(_known_parameters)
+]
+Labels = Annotated[list[Label], Field(min_length=1)]
+
+
 class Evaluate(Section):
     """What is measured, for which classes."""
 
-    metrics: Auto | Annotated[dict[MetricName, MetricOptions], Field(min_length=1)] = Field(
+    metrics: Auto | Metrics = Field(
         "auto", description="name: parameters; auto: all four, surf_dice at 1 mm"
     )
-    classes: Auto | dict[str, Annotated[list[Label], Field(min_length=1)]] = Field(
+    classes: Auto | dict[str, Labels] = Field(
         "auto", description="name: label values; auto: final_classes of the dataset"
     )
 
-    @field_validator("metrics")
-    @classmethod
-    def _known_parameters(cls, metrics: Any) -> Any:
-        for name, options in metrics.items() if isinstance(metrics, dict) else ():
-            if options.tolerance is not None and name != "surf_dice":
-                raise ValueError(f"{name} without parameters (tolerance is of surf_dice)")
-        return metrics
+
+class EvaluatedClass(Section):
+    """One class of an evaluation config: its label values, and what is measured on it."""
+
+    labels: Labels
+    metrics: Metrics = DEFAULT_METRICS
 
 
 class Overrides(Section):
-    """What one experiment does differently: any key of these sections."""
+    """What one experiment does differently: any key of these sections.
 
+    All experiments share the folds. They share the plan and the preprocessed arrays too, unless
+    they change what those follow from.
+    """
+
+    analyze: dict[str, Any] = Field(default_factory=dict)
+    preprocess: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     predict: dict[str, Any] = Field(default_factory=dict)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "analyze": Analyze,
+    "preprocess": Preprocess,
+    "train": Train,
+    "predict": Predict,
+}
+OF_THE_DATASET = ("folds", "case_table")  # the same for all experiments: they are compared
+OF_THE_PATCH = ("patch_size", "patch_voxels")  # part of the plan that the arrays do not depend on
 
 
 class Config(Section):
@@ -155,7 +198,13 @@ class Config(Section):
     results: str = "results"
     numpy: str = Field("numpy", description="preprocessed arrays")
     limit_cases: int | None = Field(None, ge=2, description="use only the first so many cases")
-    cases_per_job: Auto | Annotated[int, Field(ge=1)] = "auto"
+    cases_per_job: Auto | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="auto: as many small cases as leave no core idle, recorded at first"
+    )
+    jobs_per_gpu: int = Field(1, ge=1, description="jobs that may share a GPU")
+    track_code: bool | list[Stage] = Field(
+        False, description="make a stage again when its code changes; true: every stage"
+    )
     analyze: Analyze = Analyze()
     preprocess: Preprocess = Preprocess()
     train: Train = Train()
@@ -174,21 +223,49 @@ class Config(Section):
         """The config with the overrides of one experiment in place."""
         overrides = self.experiments.get(name, Overrides())
         sections = {
-            "train": Train(**merged(self.train.model_dump(), overrides.train)),
-            "predict": Predict(**merged(self.predict.model_dump(), overrides.predict)),
+            key: kind(**merged(getattr(self, key).model_dump(), getattr(overrides, key)))
+            for key, kind in SECTIONS.items()
         }
         return self.model_copy(update=sections)
 
-    def problems_of_experiment(self, name: str) -> list[str]:
-        """A line for every wrong override of one experiment."""
-        overrides = self.experiments.get(name, Overrides())
-        problems = []
-        for key, section in (("train", Train), ("predict", Predict)):
-            try:
-                section(**merged(getattr(self, key).model_dump(), getattr(overrides, key)))
-            except ValidationError as error:
-                problems += _lines(error, f"experiments.{name}.{key}.")
-        return problems
+    def has_own_plan(self, name: str) -> bool:
+        """Whether an experiment needs a plan of its own."""
+        return self.for_experiment(name).analyze != self.analyze
+
+    def has_own_arrays(self, name: str) -> bool:
+        """Whether an experiment needs preprocessed arrays of its own."""
+        own = self.for_experiment(name)
+        patch = {key: getattr(self.analyze, key) for key in OF_THE_PATCH}
+        same_grid = own.analyze.model_copy(update=patch) == self.analyze
+        return not same_grid or own.preprocess != self.preprocess
+
+
+def problems_of_overrides(name: str, overrides: Any) -> list[str]:
+    """A line for everything that is wrong in one experiment."""
+    place = f"experiments.{name}"
+    problems = []
+    if name in RESERVED_EXPERIMENTS:
+        problems.append(
+            f"{place}: expected a name that is none of {', '.join(RESERVED_EXPERIMENTS)}. Rename "
+            "the experiment."
+        )
+    try:
+        overrides = Overrides.model_validate({} if overrides is None else overrides)
+    except ValidationError as error:
+        return problems + _lines(error, f"{place}.")
+    for key, section in SECTIONS.items():
+        own = getattr(overrides, key)
+        problems += [
+            f"{place}.{key}.{shared}: expected no such key, found {own[shared]!r}. All experiments "
+            f"share it: set {key}.{shared}."
+            for shared in OF_THE_DATASET
+            if key == "analyze" and shared in own
+        ]
+        try:
+            section.model_validate(own)
+        except ValidationError as error:
+            problems += _lines(error, f"{place}.{key}.")
+    return problems
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,48 +280,47 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def read_config(values: Mapping[str, Any]) -> Config:
     """Check a config read from YAML. Raises one DataError that lists every wrong key and value."""
-    problems: list[str] = []
-    config = None
+    # An empty section in YAML is None: its defaults are meant.
+    values = {k: v for k, v in values.items() if v is not None}
+    experiments = values.get("experiments")
+    problems = []
+    for name, overrides in experiments.items() if isinstance(experiments, dict) else ():
+        problems += problems_of_overrides(str(name), overrides)
     try:
-        # An empty section in YAML is None: its defaults are meant.
-        config = Config.model_validate({k: v for k, v in values.items() if v is not None})
+        config = Config.model_validate(values)
     except ValidationError as error:
-        problems += _lines(error, "")
-    if config is not None:
-        for name in config.experiment_names():
-            if name in RESERVED_EXPERIMENTS:
-                problems.append(
-                    f"experiments.{name}: expected a name that is none of "
-                    f"{', '.join(RESERVED_EXPERIMENTS)}. Rename the experiment."
-                )
-            problems += config.problems_of_experiment(name)
+        named = tuple(line.split(":")[0] for line in problems)
+        own = [line for line in _lines(error, "") if line.split(":")[0] not in named]
+        problems = own + problems
     raise_all(problems, "config")
-    assert config is not None
     return config
 
 
+def read_evaluated_classes(fields: Any, source: str) -> dict[str, EvaluatedClass]:
+    """Check an evaluation config, or the one inside a ``config.json``, that came from a file.
+
+    Raises one DataError that lists every mistake.
+    """
+    if isinstance(fields, dict) and isinstance(fields.get("evaluation"), dict):
+        fields = fields["evaluation"]
+    try:
+        return TypeAdapter(dict[str, EvaluatedClass]).validate_python(fields)
+    except ValidationError as error:
+        raise_all(_lines(error, ""), source)
+        raise
+
+
 def _lines(error: ValidationError, prefix: str) -> list[str]:
-    """One line for each wrong key, in the words of the file."""
-    lines: dict[str, str] = {}
-    for item in error.errors():
-        # Pydantic adds the names of types for each kind that a value may have: not keys of a file.
-        keys = [str(part) for part in item["loc"]]
-        place = prefix + ".".join(k for k in keys if not re.fullmatch(PYDANTIC_KINDS, k))
-        if item["type"] == "extra_forbidden":
-            lines[place] = (
-                f"{place}: expected no such key, found {item['input']!r}. "
-                "Check the spelling against config/README.md."
-            )
-        else:
-            message = item["msg"].replace("Input should be ", "").replace("Value error, ", "")
-            message = message.replace("Field required", "a value")
-            what = (
-                f"{lines[place].split(', found ')[0]}, or {message}"
-                if place in lines
-                else (f"{place}: expected {message}")
-            )
-            lines[place] = f"{what}, found {item['input']!r}."
-    return list(lines.values())
+    return in_words(error.errors(), prefix, _known_keys(Config))
+
+
+def _known_keys(section: type[BaseModel]) -> set[str]:
+    """All keys that a section and the sections in it may have."""
+    keys = set(section.model_fields)
+    for field in section.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= _known_keys(field.annotation)
+    return keys
 
 
 def schema() -> str:

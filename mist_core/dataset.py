@@ -138,6 +138,8 @@ def read_dataset(path: Path) -> Dataset:
 
     Relative paths in it are relative to it. Raises one DataError with all that is wrong in it.
     """
+    if not path.exists():
+        raise DataError(f"{path}: expected a dataset, found nothing there. Check the path.")
     if path.is_dir():
         path = path / "dataset.json"
     fields = read_json(path)
@@ -155,22 +157,26 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
             return kind()
         if not isinstance(value, kind) or not value:
             found = "nothing" if key not in fields else repr(value)
-            problems.append(f"{path}: expected {key} to be {what}, found {found}.")
+            problems.append(f"{path}: expected {key} to be {what}, found {found}. Mend it.")
             return kind()
         return value
 
     for key in sorted(fields.keys() - set(KEYS)):
-        problems.append(f"{path}: expected keys among {', '.join(KEYS)}, found {key!r}.")
+        problems.append(f"{path}: expected keys among {', '.join(KEYS)}, found {key!r}. Mend it.")
 
     task = get("task", str, "the name of the task")
     modality = get("modality", str, "one of ct, mr, other").lower()
     if modality and modality not in MODALITIES:
-        problems.append(f"{path}: expected modality to be one of {MODALITIES}, found {modality!r}.")
+        problems.append(
+            f"{path}: expected modality to be one of {', '.join(MODALITIES)}, found {modality!r}."
+        )
     train = get("train-data", str, "the folder of the training cases")
     test = get("test-data", str, "the folder of the test cases", required=False)
     for key, folder in (("train-data", train), ("test-data", test)):
         if folder and not (path.parent / folder).is_dir():
-            problems.append(f"{path}: expected {key} to be a folder, found none at {folder!r}.")
+            problems.append(
+                f"{path}: expected {key} to be a folder, found none at {path.parent / folder}."
+            )
         elif folder and not _folders(path.parent / folder):
             problems.append(
                 f"{path.parent / folder}: expected one folder per patient, found no folder. "
@@ -188,6 +194,8 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
     classes = get("final_classes", dict, "a mapping from class to labels", required=False)
     for name, members in classes.items():
         listed = isinstance(members, list) and bool(members)
+        if not labels:
+            break  # said already
         if not listed or any(type(m) is not int or m not in labels[1:] for m in members):
             problems.append(
                 f"{path}: expected final_classes.{name} to be a list of labels among "
@@ -214,7 +222,7 @@ def _labels(path: Path, values: list[Any], problems: list[str]) -> tuple[int, ..
     if values and (not good or 0 not in values or not 1 < len(set(values)) == len(values)):
         problems.append(
             f"{path}: expected labels to be 0 and other whole numbers up to 65535, each once, "
-            f"found {values}."
+            f"found {values}. Mend the list{'' if 0 in values else ': 0 is missing'}."
         )
         return ()
     return tuple(sorted(values))
@@ -299,10 +307,11 @@ def find_cases(
     ]
     cases: dict[str, Case] = {}
     for case_id in train_ids + test_ids:
-        if case_id in RESERVED_IDS or any(c in case_id for c in "{}\n\t"):
+        odd = case_id.startswith("-") or any(c in case_id for c in "{}\n\t")
+        if case_id in RESERVED_IDS or odd:
             problems.append(
-                f"{dataset.path}: expected an id that is not one of {RESERVED_IDS} and has no "
-                f"braces, found {case_id!r}. Rename the case."
+                f"{dataset.path}: expected an id without braces or leading dash that is none of "
+                f"{', '.join(RESERVED_IDS)}, found {case_id!r}. Rename the case."
             )
         try:
             cases[case_id] = dataset.case(case_id)

@@ -1,41 +1,46 @@
 """Score predicted label maps against reference label maps, case by case and class by class."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mist_core.config import DEFAULT_METRICS, Evaluate
+from mist_core.config import Evaluate, EvaluatedClass
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
-from mist_core.io import Volume, read_labels
+from mist_core.io import Volume
 from mist_core.labels import in_labels
 from mist_core.metrics import score
 
-Classes = Mapping[str, Sequence[int]]
-MetricParameters = Mapping[str, Mapping[str, Any]]
+Classes = Mapping[str, EvaluatedClass]
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One row of a paths CSV: what was drawn and what was predicted."""
+def chosen_classes(classes: Classes, settings: Evaluate) -> dict[str, EvaluatedClass]:
+    """The classes of an evaluation config, with what the settings say instead."""
+    labels = {name: each.labels for name, each in classes.items()}
+    if settings.classes != "auto":
+        labels = settings.classes
+    own = settings.metrics
+    return {
+        name: EvaluatedClass(labels=members, metrics=own)
+        if own != "auto"
+        else classes.get(name, EvaluatedClass(labels=members))
+        for name, members in labels.items()
+    }
 
-    id: str
-    mask: Path
-    prediction: Path
+
+def refuse_other_labels(reference: Volume, prediction: Volume, classes: Classes) -> None:
+    """Raise DataError for label values that belong to no class: a sign of a wrong file."""
+    known = {0}.union(*(each.labels for each in classes.values()))
+    for name, volume in (("reference", reference), ("prediction", prediction)):
+        if odd := sorted(set(np.unique(volume.array).tolist()) - known):
+            raise DataError(
+                f"{name}: expected labels among {sorted(known)}, found {odd}. Mend the label map, "
+                "or add the labels to a class."
+            )
 
 
-def metric_parameters(settings: Evaluate) -> dict[str, dict[str, Any]]:
-    """Metric name to the parameters that were set."""
-    chosen = DEFAULT_METRICS if settings.metrics == "auto" else settings.metrics
-    return {name: options.model_dump(exclude_none=True) for name, options in chosen.items()}
-
-
-def evaluate_pair(
-    reference: Volume, prediction: Volume, classes: Classes, metrics: MetricParameters
-) -> dict[str, float]:
+def evaluate(reference: Volume, prediction: Volume, classes: Classes) -> dict[str, float]:
     """Scores of one case as ``<class>_<metric>``, classes in order.
 
     Raises DataError when the two are not on one grid.
@@ -46,33 +51,15 @@ def evaluate_pair(
             f"found {prediction.geometry}. Predict again, or resample it."
         )
     row: dict[str, float] = {}
-    for name, labels in classes.items():
+    for name, each in classes.items():
         scores = score(
-            in_labels(reference.array, labels),
-            in_labels(prediction.array, labels),
+            in_labels(reference.array, each.labels),
+            in_labels(prediction.array, each.labels),
             reference.geometry.spacing,
-            metrics,
+            {k: options.model_dump(exclude_none=True) for k, options in each.metrics.items()},
         )
         row |= {f"{name}_{metric}": value for metric, value in scores.items()}
     return row
-
-
-def evaluate(
-    pairs: Sequence[Pair], classes: Classes, metrics: MetricParameters
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of results.csv in the order of ``pairs``, and a line for each case that failed.
-
-    A failed case has no row: it is for the caller to make the run fail.
-    """
-    rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for pair in pairs:
-        try:
-            reference, prediction = read_labels(pair.mask), read_labels(pair.prediction)
-            rows.append({"id": pair.id} | evaluate_pair(reference, prediction, classes, metrics))
-        except DataError as error:
-            problems.append(f"case {pair.id}: {error}")
-    return rows, problems
 
 
 def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

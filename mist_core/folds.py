@@ -1,35 +1,102 @@
 """Which case is held out when. Sticky: a case keeps its fold when others come or go."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mist_core.errors import DataError
-from mist_core.files import read_json, write_json
+from mist_core.errors import DataError, raise_all
+from mist_core.files import read_json, read_rows, write_json
+
+
+def deal_folds(
+    cases: Iterable[str], n_folds: int, record: Path, case_table: Path | None = None
+) -> dict[str, int]:
+    """The fold of every case, from what was recorded and what the user's table says.
+
+    ``case_table`` is a CSV with a column ``id`` and ``fold``, ``patient`` or both: a fold given
+    there is kept, and the cases of a patient share a fold. Raises DataError with all that is wrong
+    in it, and when the record holds a patient in two folds.
+    """
+    cases = sorted(set(cases))
+    patients, given = read_case_table(case_table, cases, n_folds) if case_table else ({}, {})
+    return assign_folds(cases, n_folds, read_recorded_folds(record, n_folds) | given, patients)
 
 
 def assign_folds(
-    patients: Iterable[str], n_folds: int, recorded: Mapping[str, int]
+    cases: Iterable[str],
+    n_folds: int,
+    recorded: Mapping[str, int],
+    patients: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
-    """Give every patient a fold in 0..n_folds-1; recorded patients keep theirs.
+    """Give every case a fold in 0..n_folds-1; recorded cases keep theirs.
 
-    New patients go, in an order that depends on their ids only, to the smallest fold: the same
-    patients get the same folds on every machine, and no fold is larger than another by more than
-    one when all are new.
+    The cases of a patient share a fold. New patients go, in an order that depends on their names
+    only, to the fold with the fewest cases: the same cases get the same folds on every machine.
     """
-    patients = sorted(set(patients))
-    folds = {p: recorded[p] for p in patients if p in recorded}
-    sizes = Counter(folds.values())
-    for patient in sorted(set(patients) - set(folds), key=_shuffled):
+    members: dict[str, list[str]] = defaultdict(list)
+    for case in sorted(set(cases)):
+        members[(patients or {}).get(case, case)].append(case)
+    sizes: Counter[int] = Counter()
+    folds: dict[str, int] = {}
+    problems = []
+    for patient, own in members.items():
+        known = {recorded[case] for case in own if case in recorded}
+        if len(known) > 1:
+            problems.append(
+                f"patient {patient}: expected all cases in one fold, found folds "
+                f"{', '.join(map(str, sorted(known)))} recorded for {', '.join(own)}. Give them "
+                "one fold in the case table, or delete folds.json to deal anew."
+            )
+        for fold in known:
+            folds |= dict.fromkeys(own, fold)
+            sizes[fold] += len(own)
+    raise_all(problems, "folds")
+    for patient in sorted((p for p in members if members[p][0] not in folds), key=_shuffled):
         fold = min(range(n_folds), key=lambda k: (sizes[k], k))
-        folds[patient] = fold
-        sizes[fold] += 1
-    return {p: folds[p] for p in patients}
+        folds |= dict.fromkeys(members[patient], fold)
+        sizes[fold] += len(members[patient])
+    return dict(sorted(folds.items()))
 
 
 def _shuffled(patient: str) -> str:
     return hashlib.sha256(patient.encode()).hexdigest()
+
+
+def read_case_table(
+    path: Path, cases: Iterable[str], n_folds: int
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Patients and folds of the cases as a user's CSV gives them; rows of other cases are left.
+
+    Raises one DataError with every case that is missing, listed twice, or without a good value.
+    """
+    rows = read_rows(path)
+    columns = set(rows[0]) if rows else set()
+    if "id" not in columns or not columns & {"fold", "patient"}:
+        raise DataError(
+            f"{path}: expected a column id, and fold or patient, found {sorted(columns)}. Add them."
+        )
+    problems = []
+    counts = Counter(row["id"] for row in rows)
+    by_id = {row["id"]: row for row in rows}
+    for case in sorted(cases):
+        if counts[case] != 1:
+            problems.append(f"{path}: expected one row for case {case}, found {counts[case]}.")
+            continue
+        fold = by_id[case].get("fold", "")
+        if "fold" in columns and fold not in [str(k) for k in range(n_folds)]:
+            problems.append(
+                f"{path}: expected fold 0 to {n_folds - 1} for {case}, found {fold!r}. Mend it, or "
+                "change analyze.folds."
+            )
+        if "patient" in columns and not by_id[case]["patient"]:
+            problems.append(f"{path}: expected a patient for {case}, found nothing.")
+    raise_all(problems, str(path))
+    kept = [by_id[case] for case in sorted(cases)]
+    return (
+        {row["id"]: row["patient"] for row in kept} if "patient" in columns else {},
+        {row["id"]: int(row["fold"]) for row in kept} if "fold" in columns else {},
+    )
 
 
 def read_recorded_folds(path: Path, n_folds: int) -> dict[str, int]:
@@ -45,15 +112,15 @@ def read_recorded_folds(path: Path, n_folds: int) -> dict[str, int]:
         )
     if record["n_folds"] != n_folds:
         return {}
-    for patient, fold in folds.items():
+    for case, fold in folds.items():
         if fold not in range(n_folds):
             raise DataError(
-                f"{path}: expected folds 0 to {n_folds - 1}, found {fold!r} for {patient}. Mend it."
+                f"{path}: expected folds 0 to {n_folds - 1}, found {fold!r} for {case}. Mend it."
             )
     return folds
 
 
 def write_recorded_folds(path: Path, n_folds: int, folds: Mapping[str, int]) -> None:
-    """Remember the folds. Patients who left stay in the record, so that they may come back."""
+    """Remember the folds. Cases that left stay in the record, so that they may come back."""
     recorded = read_recorded_folds(path, n_folds) | dict(folds)
     write_json(path, {"n_folds": n_folds, "folds": dict(sorted(recorded.items()))})

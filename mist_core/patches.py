@@ -1,6 +1,6 @@
 """Pieces of volumes: random ones to train on, and a window that slides over a whole image."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import ceil
@@ -72,17 +72,18 @@ def draw_patch(
 
 def draw_batch(
     cases: list[TrainingCase],
-    batch_size: int,
+    items: Iterable[int],
     patch_size: Shape,
     foreground_probability: float,
     seed: tuple[int, ...],
 ) -> tuple[Tensor, Tensor]:
     """Patches of random cases: images (B, C, Z, Y, X) and class indices (B, Z, Y, X).
 
-    ``seed`` alone decides what is drawn, so a step can be repeated without those before it.
+    ``seed`` and the numbers in ``items`` alone decide what is drawn: a step can be repeated without
+    those before it, and a batch can be drawn in parts.
     """
     images, labels = [], []
-    for item in range(batch_size):
+    for item in items:
         generator = np.random.default_rng([*seed, item])
         case = cases[int(generator.integers(len(cases)))]
         image, label = draw_patch(case, patch_size, foreground_probability, generator)

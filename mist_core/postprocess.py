@@ -1,6 +1,6 @@
 """Change predicted label maps by named strategies: lists of transforms, applied in order."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scipy import ndimage
 
-from mist_core.errors import raise_all
+from mist_core.errors import in_words, raise_all
 from mist_core.files import read_json
 from mist_core.io import LARGEST_LABEL
 from mist_core.labels import in_labels
@@ -114,39 +114,47 @@ def read_strategy(path: Path) -> list[Step]:
     try:
         steps = TypeAdapter(list[Step]).validate_python(read_json(path))
     except ValidationError as error:
-        raise_all(
-            [
-                f"{path}: step {'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}."
-                for e in error.errors()
-            ],
-            "postprocess",
-        )
+        raise_all(in_words(error.errors(), f"{path}: steps.", Step.model_fields), "postprocess")
         raise
-    problems = [p for i, step in enumerate(steps) for p in _mistakes(f"{path}: step {i}", step)]
+    problems = [p for i, step in enumerate(steps) for p in _mistakes(f"{path}: steps.{i}", step)]
     raise_all(problems, "postprocess")
     return steps
+
+
+def unknown_labels(strategy: Sequence[Step], labels: Collection[int]) -> list[int]:
+    """Labels that a strategy reads or writes and a dataset does not have."""
+    used = set()
+    for step in strategy:
+        used |= set() if step.apply_to_labels == ALL_LABELS else set(step.apply_to_labels)
+        used |= {value for name, value in step.kwargs.items() if name.endswith("_label")}
+    return sorted(used - set(labels))
 
 
 def _mistakes(place: str, step: Step) -> list[str]:
     if step.transform not in TRANSFORMS:
         return [
             f"{place}: expected a transform among {', '.join(TRANSFORMS)}, "
-            f"found {step.transform!r}."
+            f"found {step.transform!r}. Mend the name."
         ]
     defaults = TRANSFORMS[step.transform].__kwdefaults__ or {}
     problems = [
-        f"{place}: expected kwargs among {', '.join(defaults)}, found {name!r}."
+        f"{place}: expected kwargs among {', '.join(defaults)}, found {name!r}. Mend the name."
         for name in step.kwargs.keys() - defaults.keys()
     ]
     for name, value in step.kwargs.items():
         kind = type(defaults.get(name))
         if name in defaults and not (type(value) is kind and _in_range(name, value)):
-            problems.append(f"{place}: expected {name} like {defaults[name]!r}, found {value!r}.")
+            problems.append(
+                f"{place}: expected {name} like {defaults[name]!r}, found {value!r}. Mend it."
+            )
     if step.transform in PER_LABEL_ONLY and not step.per_label:
-        problems.append(f"{place}: expected per_label true for {step.transform}, found false.")
+        problems.append(
+            f"{place}: expected per_label true for {step.transform}, found false. Set it to true."
+        )
     if step.apply_to_labels != ALL_LABELS and min(step.apply_to_labels) < 1:
         problems.append(
-            f"{place}: expected labels above 0, or [-1] for all, found {step.apply_to_labels}."
+            f"{place}: expected labels above 0, or [-1] for all, found {step.apply_to_labels}. "
+            "Mend it."
         )
     return problems
 

@@ -8,6 +8,7 @@ import csv
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from torch.utils.tensorboard import SummaryWriter
 from mist_core import __version__
 from mist_core.augment import augment
 from mist_core.config import Train
-from mist_core.device import MEMORY_FORMAT, best_device, has_bfloat16
+from mist_core.device import MEMORY_FORMAT, has_bfloat16
 from mist_core.errors import DataError
 from mist_core.files import replacing
 from mist_core.losses import LOSSES, deep_supervision
 from mist_core.models import build
+from mist_core.parallel import join, leave
 from mist_core.patches import TrainingCase, draw_batch
 from mist_core.plan import Plan
 
@@ -55,56 +57,59 @@ def train(
     Resumes from ``paths.checkpoint`` when that was written under the same ``identity``, a text
     that stands for the data and the settings. Raises DataError when the loss stops being finite.
     """
-    device = best_device()
+    device, part = join()
     amp = has_bfloat16(device) if settings.amp == "auto" else settings.amp
     torch.manual_seed(settings.seed + fold)
-    model = new_model(plan, settings.model).to(device)
-    model.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    network = new_model(plan, settings.model).to(device)
+    network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    model = part.wrapped(network)
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        network.parameters(),
         settings.learning_rate,
         weight_decay=settings.weight_decay,
         fused=True,
     )
     loss_function = LOSSES[settings.loss]
-    epoch_steps = steps_per_epoch(settings, len(cases))
+    batch_size = part.size * settings.batch_size
+    epoch_steps = steps_per_epoch(settings, len(cases), batch_size)
     all_steps = settings.epochs * epoch_steps
-    first_epoch, history = resume(paths.checkpoint, identity, model, optimizer)
+    first_epoch, history = resume(paths.checkpoint, identity, network, optimizer)
     log.info(
-        "%s: %d cases, %.1f M parameters, patch %s (z, y, x), %d epochs of %d steps, %s%s",
+        "%s: %d cases, %.1f M parameters, patch %s (x, y, z), %d epochs of %d steps, %s%s",
         f"fold {fold}",
         len(cases),
-        sum(p.numel() for p in model.parameters()) / 1e6,
-        plan.patch_size,
+        sum(p.numel() for p in network.parameters()) / 1e6,
+        plan.spatial_config.patch_size,
         settings.epochs,
         epoch_steps,
-        device,
+        f"{part.size} x {device.type}" if part.size > 1 else device,
         ", bfloat16" if amp else "",
     )
 
-    board = SummaryWriter(str(paths.logs), purge_step=first_epoch + 1)
+    board = SummaryWriter(str(paths.logs), purge_step=first_epoch + 1) if part.rank == 0 else None
     for epoch in range(first_epoch, settings.epochs):
         model.train()
         started = time.perf_counter()
         running = torch.zeros((), device=device)
         for step in range(epoch * epoch_steps, (epoch + 1) * epoch_steps):
-            images, labels = random_batch(cases, plan, settings, fold, step, device)
+            items = part.items(settings.batch_size)
+            images, labels = random_batch(cases, plan, settings, fold, step, items, device)
             set_learning_rate(optimizer, learning_rate(step, all_steps, epoch_steps, settings))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 outputs = model(images)
             loss = deep_supervision(loss_function, outputs, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+            nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
             optimizer.step()
             running += loss.detach()
 
         seconds = time.perf_counter() - started
         record = {
             "epoch": epoch + 1,
-            "loss": float(running) / epoch_steps,
+            "loss": float(part.mean(running)) / epoch_steps,
             "learning_rate": optimizer.param_groups[0]["lr"],
-            "patches_per_second": epoch_steps * settings.batch_size / seconds,
+            "patches_per_second": epoch_steps * batch_size / seconds,
         }
         if not math.isfinite(record["loss"]):
             raise DataError(
@@ -112,20 +117,24 @@ def train(
                 f"{epoch + 1}. Lower train.learning_rate (now {settings.learning_rate:g})."
             )
         history.append(record)
-        report(record, settings.epochs, epoch_steps * settings.batch_size, board)
+        if board is None:
+            continue
+        report(record, settings.epochs, epoch_steps * batch_size, board)
         write_history(paths.logs / "history.csv", history)
         save(
             paths.checkpoint,
             {
                 "identity": identity,
                 "epoch": epoch + 1,
-                "model": model.state_dict(),
+                "model": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "history": history,
             },
         )
-    board.close()
-    return model
+    if board:
+        board.close()
+    leave()
+    return network
 
 
 def random_batch(
@@ -134,15 +143,16 @@ def random_batch(
     settings: Train,
     fold: int,
     step: int,
+    items: Sequence[int],
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Images (B, C, Z, Y, X) and class indices (B, Z, Y, X) of one step, augmented, on the device.
 
-    The same for the same seed, fold and step.
+    The same for the same seed, fold, step and items.
     """
     images, labels = draw_batch(
         cases,
-        settings.batch_size,
+        items,
         plan.patch_size,
         settings.foreground_probability,
         (settings.seed, fold, step, DRAW),
@@ -152,7 +162,7 @@ def random_batch(
         labels.to(device),
         settings.augment,
         plan.target_spacing_mm,
-        np.random.default_rng([settings.seed, fold, step, AUGMENT]),
+        [np.random.default_rng([settings.seed, fold, step, AUGMENT, item]) for item in items],
     )
 
 
@@ -174,11 +184,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def steps_per_epoch(settings: Train, n_cases: int) -> int:
+def steps_per_epoch(settings: Train, n_cases: int, batch_size: int) -> int:
     """As set, or 250, or what one pass over the cases takes if that is more."""
     if settings.steps_per_epoch != "auto":
         return settings.steps_per_epoch
-    return max(STEPS_PER_EPOCH, math.ceil(n_cases / settings.batch_size))
+    return max(STEPS_PER_EPOCH, math.ceil(n_cases / batch_size))
 
 
 def new_model(plan: Plan, name: str) -> nn.Module:

@@ -21,10 +21,15 @@ def batch(items=2, size=(6, 7, 8), seed=0):
     return images, torch.randint(4, (items, *size), generator=generator).to(torch.uint8)
 
 
+def each(seed, items=1):
+    """A generator for every item that a batch may have."""
+    return [np.random.default_rng([seed, item]) for item in range(items)]
+
+
 def changed(seed=0, spacing=CUBE, data=None, **probabilities):
     settings_ = Augment(**OFF | probabilities)
     images, labels = data or batch()
-    return augment(images, labels, settings_, spacing, np.random.default_rng(seed))
+    return augment(images, labels, settings_, spacing, each(seed, len(images)))
 
 
 def moments(mask, spacing):
@@ -72,7 +77,7 @@ def test_items_are_changed_on_their_own():
 
 def test_a_flip_mirrors_image_and_labels_together():
     images, labels = batch(items=1)
-    found = flip(images, labels, 1.0, (0, 2), np.random.default_rng(0))
+    found = flip(images, labels, 1.0, (0, 2), each(0))
     assert torch.equal(found[0], images.flip((2, 4)))
     assert torch.equal(found[1], labels.flip((1, 3)))
 
@@ -82,7 +87,7 @@ def test_each_allowed_axis_is_mirrored_by_itself():
     combos = [tuple(a for a in (2, 3, 4) if n >> (a - 2) & 1) for n in range(8)]
     seen = set()
     for seed in range(60):
-        found, _ = flip(images, labels, 0.5, (0, 1, 2), np.random.default_rng(seed))
+        found, _ = flip(images, labels, 0.5, (0, 1, 2), each(seed))
         seen |= {c for c in combos if torch.equal(found, images.flip(c) if c else images)}
     assert seen == set(combos)
 
@@ -100,7 +105,7 @@ def test_left_and_right_are_never_exchanged_when_x_is_left_out():
     allowed = [images, images.flip(2), images.flip(3), images.flip((2, 3))]
     for seed in range(30):
         found, _ = changed(seed, data=(images, labels), flip=1, flip_axes="yz")
-        assert any(torch.equal(found, each) for each in allowed)
+        assert any(torch.equal(found, one) for one in allowed)
 
 
 def test_a_turned_patch_keeps_its_labels_where_the_image_shows_them():
@@ -108,7 +113,7 @@ def test_a_turned_patch_keeps_its_labels_where_the_image_shows_them():
     labels = torch.from_numpy(volume.array)[None]
     images = (labels > 0).float()[:, None]
     for seed in range(10):
-        found = affine(images, labels, 1.0, CUBE, np.random.default_rng(seed))
+        found = affine(images, labels, 1.0, CUBE, each(seed))
         assert found[1].dtype == labels.dtype
         assert set(found[1].unique().tolist()) == {0, 3}
         agree = (found[0][:, 0] > 0.5) == (found[1] == 3)
@@ -130,9 +135,7 @@ def test_shapes_are_turned_and_scaled_but_not_sheared(spacing):
     labels = torch.from_numpy(volume.array)[None]
     before = moments(volume.array, spacing)
     for seed in range(8):
-        _, found = affine(
-            labels[:, None].float(), labels, 1.0, spacing, np.random.default_rng(seed)
-        )
+        _, found = affine(labels[:, None].float(), labels, 1.0, spacing, each(seed))
         after = moments(found[0].numpy(), spacing)
         assert after.max() / after.min() < 1.3
         assert 0.7**2 * 0.9 < after.mean() / before.mean() < 1.4**2 * 1.1
@@ -142,7 +145,7 @@ def test_scales_go_both_ways():
     volume = ball(grid((24, 24, 24)), share=0.2)
     labels = torch.from_numpy(volume.array)[None]
     sizes = [
-        affine(labels[:, None].float(), labels, 1.0, CUBE, np.random.default_rng(n))[1].sum().item()
+        affine(labels[:, None].float(), labels, 1.0, CUBE, each(n))[1].sum().item()
         for n in range(20)
     ]
     assert min(sizes) < 0.8 * labels.sum() < 1.25 * labels.sum() < max(sizes)
@@ -153,7 +156,7 @@ def test_a_turned_rod_leaves_its_axis():
     rod[0, 12, 12, 6:19] = 1
     tilts = set()
     for seed in range(10):
-        _, found = affine(rod[:, None].float(), rod, 1.0, CUBE, np.random.default_rng(seed))
+        _, found = affine(rod[:, None].float(), rod, 1.0, CUBE, each(seed))
         z, y, _ = np.ptp(np.argwhere(found[0].numpy()), axis=0)
         tilts |= {name for name, extent in (("z", z), ("y", y)) if extent >= 3}
     assert tilts == {"z", "y"}
@@ -163,14 +166,14 @@ def test_thick_slices_are_not_turned_out_of_their_plane():
     images = torch.arange(1.0, 9)[:, None, None].expand(1, 1, 8, 24, 24)
     labels = torch.zeros((1, 8, 24, 24), dtype=torch.uint8)
     for seed in range(5):
-        found, _ = affine(images, labels, 1.0, (5.0, 1.0, 1.0), np.random.default_rng(seed))
+        found, _ = affine(images, labels, 1.0, (5.0, 1.0, 1.0), each(seed))
         middle = found[0, 0, 2:6, 10:14, 10:14]
         torch.testing.assert_close(middle, middle[:, :1, :1].expand_as(middle), atol=1e-4, rtol=0)
 
 
 def test_what_comes_in_from_outside_is_zero():
     images, labels = torch.ones((6, 1, 16, 16, 16)), torch.ones((6, 16, 16, 16), dtype=torch.uint8)
-    found, moved = affine(images, labels, 1.0, CUBE, np.random.default_rng(0))
+    found, moved = affine(images, labels, 1.0, CUBE, each(0, 6))
     assert set(moved.unique().tolist()) == {0, 1}
     assert found.min() >= 0
     assert found.max() <= 1 + 1e-5
@@ -211,3 +214,12 @@ def test_how_often_follows_the_probability():
     found, _ = changed(data=(images, labels), brightness=0.25)
     share = (found != images).flatten(1).any(dim=1).float().mean().item()
     assert share == pytest.approx(0.25, abs=0.1)
+
+
+def test_an_item_looks_the_same_in_whatever_batch_it_is():
+    images, labels = batch(items=4)
+    options = Augment(**dict.fromkeys(OFF, 0.7))
+    whole = augment(images, labels, options, CUBE, each(3, 4))
+    half = augment(images[2:], labels[2:], options, CUBE, each(3, 4)[2:])
+    torch.testing.assert_close(whole[0][2:], half[0])
+    assert torch.equal(whole[1][2:], half[1])

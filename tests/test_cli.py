@@ -1,10 +1,10 @@
-"""How scripts start and fail, and how jobs work ahead for each other."""
+"""How scripts start and fail, and how one job does many cases."""
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
-from collections import Counter
 
 import pytest
 
@@ -105,12 +105,15 @@ class Stage:
                 raise DataError(f"{case}.source: expected good, found bad. Mend it.")
             (folder / name).write_text((self.folder / f"{case}.source").read_text() * 2)
 
-    def run(self, *cases, ahead=(), handover=True):
-        words = ["--case", *cases, "--output", str(self.folder / "out"), "--ahead", *ahead]
-        if handover:
-            words += ["--handover", str(self.folder / "ahead")]
-        args = cli.case_parser(None).parse_args(words)
-        cli.do_cases(cli.CaseWork(self.outputs, self.key, self.compute), args)
+    def run(self, *cases, **options):
+        work = cli.CaseWork(self.outputs, self.key, self.compute)
+        cli.do_cases(work, cases, self.folder / "out", **options)
+
+    def manifest(self, *cases, **options):
+        """Run with a manifest, and read it."""
+        path = self.folder / "done/manifest.json"
+        self.run(*cases, manifest=path, **options)
+        return json.loads(path.read_text())["cases"]
 
     def computed(self):
         """Cases in the order in which they were computed, since the last time."""
@@ -119,15 +122,10 @@ class Stage:
         path.unlink(missing_ok=True)
         return text
 
-    def waiting(self):
-        """Names of the files that wait in the hand-over folder."""
-        return {path.name for path in (self.folder / "ahead").rglob("*.txt")}
-
     def made(self):
         """Contents of all outputs by name."""
         out = self.folder / "out"
-        files = [path for path in out.rglob("*") if path.is_file()] if out.exists() else []
-        return {str(path.relative_to(out)): path.read_text() for path in files}
+        return {str(path.relative_to(out)): path.read_text() for path in out.rglob("*.txt")}
 
 
 @pytest.fixture
@@ -139,93 +137,104 @@ def outputs_of(*cases, times=2):
     return {name: c * times for c in cases for name in (f"{c}.txt", f"deep/{c}.txt")}
 
 
-@pytest.mark.parametrize("handover", [True, False])
-def test_cases_are_done_and_nothing_else_is_left(stage, handover):
-    stage.run("a", "b", handover=handover)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cases_are_done_and_nothing_is_left_over(stage, workers):
+    stage.run("a", "b", workers=workers)
     assert stage.made() == outputs_of("a", "b")
-    assert stage.computed() == "ab"
-    assert not list((stage.folder / "out").glob(".*"))
-    assert sorted(path.name for path in (stage.folder / "out").iterdir()) == [
-        "a.txt",
-        "b.txt",
-        "deep",
-    ]
+    assert sorted(stage.computed()) == ["a", "b"]
+    left = {path.name for path in (stage.folder / "out").iterdir()}
+    assert left == {"a.txt", "b.txt", "deep", ".done"}
 
 
-def test_what_was_done_ahead_is_picked_up_without_computing(stage):
-    stage.run("a", ahead=["b", "c"])
+def test_what_is_done_is_kept(stage):
+    stage.run("a", "b")
+    before = {path: path.stat().st_mtime_ns for path in (stage.folder / "out").rglob("*.txt")}
+    stage.run("a", "b", "c")
     assert stage.computed() == "abc"
-    assert stage.made() == outputs_of("a")  # theirs are not in place before their own jobs
-    assert stage.waiting() == {"b.txt", "c.txt"}
-    stage.run("b", ahead=["c", "a"])
-    stage.run("c", ahead=["a", "b"])
-    assert stage.computed() == ""
-    assert stage.made() == outputs_of("a", "b", "c")
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_without_a_handover_nothing_is_done_ahead(stage):
-    stage.run("a", ahead=["b", "c"], handover=False)
-    assert stage.computed() == "a"
-
-
-def test_what_was_done_ahead_from_something_else_is_not_taken(stage):
-    stage.run("a", ahead=["b"])
+def test_a_case_that_changed_is_done_again(stage):
+    stage.run("a", "b")
     (stage.folder / "b.source").write_text("new")
-    stage.run("b")
+    stage.run("a", "b")
     assert stage.computed() == "abb"
     assert stage.made()["b.txt"] == "newnew"
-    assert stage.waiting() == set()
 
 
-def test_a_case_that_is_done_is_not_done_ahead_again_unless_it_changed(stage):
-    stage.run("a")
-    stage.run("b", ahead=["a"])
-    assert stage.computed() == "ab"
-    (stage.folder / "a.source").write_text("new")
-    stage.run("c", ahead=["a"])
-    assert stage.computed() == "ca"
-
-
-def test_a_lost_output_is_done_ahead_again(stage):
-    stage.run("a")
+def test_a_lost_file_is_made_again(stage):
+    stage.run("a", "b")
     (stage.folder / "out/deep/a.txt").unlink()
-    stage.run("b", ahead=["a"])
+    stage.run("a", "b")
     assert stage.computed() == "aba"
+    assert stage.made() == outputs_of("a", "b")
 
 
-def test_a_case_asked_for_again_is_computed_again(stage):
-    stage.run("a")
-    stage.run("a")
-    assert stage.computed() == "aa"
-
-
-@pytest.mark.parametrize("handover", [True, False])
-def test_a_bad_case_is_named_and_the_others_are_done(stage, handover):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_case_is_named_and_the_others_are_done(stage, workers):
     stage.bad = {"a", "c"}
     with pytest.raises(DataError) as caught:
-        stage.run("a", "b", "c", handover=handover)
+        stage.run("a", "b", "c", workers=workers)
     lines = str(caught.value).splitlines()
     assert [line.split(".source")[0] for line in lines] == ["case a: a", "case c: c"]
     assert stage.made() == outputs_of("b")
 
 
 def test_a_bad_case_leaves_no_part_of_itself(stage):
+    stage.run("a")
+    (stage.folder / "a.source").write_text("new")
     stage.bad = {"a"}
     with pytest.raises(DataError):
         stage.run("a")
-    assert stage.made() == {}
-    assert stage.waiting() == set()
+    assert stage.made() == outputs_of("a")  # as it was, whole
+    stage.bad = set()
+    stage.run("a")
+    assert stage.made()["a.txt"] == "newnew"
 
 
-def test_a_bad_case_ahead_is_left_to_its_own_job(stage):
+def test_a_manifest_says_what_became_of_each_case(stage):
     stage.bad = {"b"}
-    stage.run("a", ahead=["b", "c"])
-    assert stage.made() == outputs_of("a")
-    assert stage.computed() == "abc"
-    with pytest.raises(DataError, match="case b: "):
-        stage.run("b")
-    stage.run("c")
-    assert stage.computed() == "b"
+    cases = stage.manifest("a", "b", "c")
+    assert list(cases) == ["a", "b", "c"]
+    assert cases["b"] == {"error": "b.source: expected good, found bad. Mend it."}
+    assert cases["a"]["files"] == ["a.txt", "deep/a.txt"]
+    assert cases["a"]["content"] != cases["c"]["content"]
+    names = cases["a"]["files"]
+    assert cli.content_of(stage.folder / "out", "a", names) == cases["a"]["content"]
+    cli.record_of(stage.folder / "out", "a").unlink()
+    assert cli.content_of(stage.folder / "out", "a", names) == cases["a"]["content"]
+
+
+def test_the_content_does_not_depend_on_when_it_was_made(stage):
+    first = stage.manifest("a")
+    (stage.folder / "out/a.txt").unlink()
+    assert stage.manifest("a") == first
+    assert stage.computed() == "aa"
+
+
+def test_what_failed_before_fails_with_the_same_words_and_without_work(stage):
+    before = stage.folder / "before.json"
+    before.write_text(json.dumps({"cases": {"b": {"error": "b.nii: no image"}}}))
+    cases = stage.manifest("a", "b", after=before)
+    assert cases["b"] == {"error": "b.nii: no image"}
+    assert stage.computed() == "a"
+
+
+def test_the_content_of_a_lost_file_is_refused_by_name(stage):
+    stage.run("a")
+    (stage.folder / "out/deep/a.txt").unlink()
+    with pytest.raises(DataError, match=r"out/deep/a\.txt: expected a file"):
+        cli.content_of(stage.folder / "out", "a", stage.outputs("a"))
+
+
+def test_a_manifest_whose_files_are_lost_is_forgotten(stage):
+    stage.manifest("a", "b")
+    path = stage.folder / "done/manifest.json"
+    cli.forget_lost_files(stage.folder / "done")
+    assert path.exists()
+    (stage.folder / "out/b.txt").unlink()
+    cli.forget_lost_files(stage.folder / "done")
+    assert not path.exists()
 
 
 def test_a_case_whose_source_is_missing_fails_alone(stage):
@@ -236,25 +245,15 @@ def test_a_case_whose_source_is_missing_fails_alone(stage):
     assert stage.made() == outputs_of("b")
 
 
-def test_a_case_ahead_whose_source_is_not_there_yet_is_left_to_its_own_job(stage):
-    stage.key = lambda case: cli.digest(stage.folder / f"{case}.source")
-    (stage.folder / "b.source").unlink()
-    stage.run("a", ahead=["b", "c"])
-    assert stage.computed() == "ac"
-
-
 def test_a_job_that_died_between_two_outputs_is_done_again(stage):
-    stage.run("a", ahead=["b"])
-    stage.computed()
-    # The first output was moved, the second could not be; the workflow then removes the first.
     (stage.folder / "out/deep/b.txt/occupied").mkdir(parents=True)
     with pytest.raises(OSError, match=r"b\.txt"):
         stage.run("b")
     (stage.folder / "out/deep/b.txt/occupied").rmdir()
     (stage.folder / "out/deep/b.txt").rmdir()
-    (stage.folder / "out/b.txt").unlink()
     stage.run("b")
-    assert stage.made() == outputs_of("a", "b")
+    assert stage.computed() == "bb"
+    assert stage.made() == outputs_of("b")
 
 
 PROGRAM = """
@@ -271,36 +270,33 @@ def compute(case, target):
     (target / f"{case}.txt").write_text(case)
     if "die" in os.environ:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.1)
+    time.sleep(0.2)
     (target / f"deep/{case}.txt").write_text(case)
 
 
 args = cli.case_parser(None).parse_args()
 work = cli.CaseWork(lambda c: [f"{c}.txt", f"deep/{c}.txt"], lambda c: "key", compute)
-cli.run(lambda: cli.do_cases(work, args))
+cli.run(lambda: cli.do_asked(work, args))
 """
 
 
-def start(folder, case, ahead, handover=True, **environment):
-    words = ["--case", case, "--ahead", *ahead, "--output", "out"]
-    words += ["--handover", "ahead"] * handover
+def start(folder, *cases, **environment):
+    words = ["--case", *cases, "--output", "out", "--manifest", "done/manifest.json"]
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words], cwd=folder, env=os.environ | environment
     )
 
 
-def test_jobs_at_once_never_compute_a_case_twice(stage):
-    cases = "abcdef"
-    jobs = [start(stage.folder, c, cases.replace(c, "")) for c in cases]
-    assert [job.wait(60) for job in jobs] == [0] * 6
-    assert Counter(stage.computed()) == Counter(cases)
-    assert stage.made() == outputs_of(*cases, times=1)
+def test_a_job_that_outlived_its_run_is_waited_for(stage):
+    jobs = [start(stage.folder, "a", "b", "c") for _ in range(3)]
+    assert [job.wait(60) for job in jobs] == [0] * 3
+    assert stage.computed() == "abc"
+    assert stage.made() == outputs_of("a", "b", "c", times=1)
 
 
-@pytest.mark.parametrize("handover", [True, False])
-def test_a_killed_job_leaves_nothing_in_the_way_of_the_next(stage, handover):
-    assert start(stage.folder, "a", "", handover, die="1").wait(60) < 0
+def test_a_killed_job_leaves_nothing_in_the_way_of_the_next(stage):
+    assert start(stage.folder, "a", die="1").wait(60) < 0
     assert not (stage.folder / "out/a.txt").exists()
-    assert start(stage.folder, "a", "", handover).wait(60) == 0
+    assert start(stage.folder, "a").wait(60) == 0
     assert stage.computed() == "aa"
     assert stage.made() == outputs_of("a", times=1)

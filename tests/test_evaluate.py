@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, ball, grid
 
-from mist_core.config import Evaluate, read_config
+from mist_core.config import Evaluate, EvaluatedClass, read_config, read_evaluated_classes
 from mist_core.errors import DataError
-from mist_core.evaluate import Pair, evaluate, evaluate_pair, metric_parameters, summary_rows
-from mist_core.io import Volume, write_volume
+from mist_core.evaluate import chosen_classes, evaluate, summary_rows
+from mist_core.io import Volume, read_labels, write_volume
 
 ALL = {"dice": {}, "haus95": {}, "avg_surf": {}, "surf_dice": {"tolerance": 1.0}}
 DICE = {"dice": {}}
+ORGAN = {"organ": EvaluatedClass(labels=[1], metrics={"dice": {}})}
 PLACE = grid((4, 5, 6), (3.0, 2.0, 1.0))
 
 
@@ -34,28 +35,33 @@ def written(folder, name, label_map):
     return path
 
 
+def classes(labels, metrics):
+    """The same metrics for every class."""
+    return {k: EvaluatedClass(labels=members, metrics=metrics) for k, members in labels.items()}
+
+
 @pytest.fixture
 def pairs(tmp_path):
-    """Cases b, a and c, in this order: right, half right, missed."""
+    """Mask and prediction of b, a and c, in this order: right, half right, missed."""
     truth = volume((1, 1, 1, 1), (1, 1, 2, 1))
     half = volume((1, 1, 2, 1), (1, 1, 3, 1))
     predictions = {"b": truth, "a": half, "c": volume()}
-    return [
-        Pair(name, written(tmp_path, f"{name}_mask", truth), written(tmp_path, name, prediction))
+    return {
+        name: (written(tmp_path, f"{name}_mask", truth), written(tmp_path, name, prediction))
         for name, prediction in predictions.items()
-    ]
+    }
 
 
 def test_a_class_may_be_made_of_several_labels():
     reference = volume((1, 1, 1, 1), (1, 1, 2, 2), (1, 1, 3, 4))
     prediction = volume((1, 1, 1, 2), (1, 1, 2, 2), (1, 1, 4, 4))
-    row = evaluate_pair(reference, prediction, {"all": [1, 2, 4], "core": [2, 4]}, DICE)
+    row = evaluate(reference, prediction, classes({"all": [1, 2, 4], "core": [2, 4]}, DICE))
     assert row == pytest.approx({"all_dice": 2 * 2 / 6, "core_dice": 2 * 1 / 5})
 
 
 def test_columns_go_by_class_then_metric():
     case = volume((1, 1, 1, 1))
-    row = evaluate_pair(case, case, {"z": [1], "a": [2]}, {"surf_dice": {}, "dice": {}})
+    row = evaluate(case, case, classes({"z": [1], "a": [2]}, {"surf_dice": {}, "dice": {}}))
     assert list(row) == ["z_surf_dice", "z_dice", "a_surf_dice", "a_dice"]
 
 
@@ -67,52 +73,29 @@ def test_spacing_of_a_file_goes_with_its_axes(tmp_path):
             written(tmp_path, "reference", volume((1, 1, 1, 1))),
             written(tmp_path, "prediction", volume((*place, 1))),
         ]
-        rows, _ = evaluate([Pair("a", *paths)], {"organ": [1]}, ALL)
-        assert rows[0]["organ_haus95"] == pytest.approx(step_mm)
+        row = evaluate(*map(read_labels, paths), classes({"organ": [1]}, ALL))
+        assert row["organ_haus95"] == pytest.approx(step_mm)
 
 
 def test_labels_above_255_are_told_apart(tmp_path):
     reference = volume((1, 1, 1, 300), (1, 1, 2, 44), dtype=np.uint16)
     prediction = volume((1, 1, 1, 300), (1, 1, 3, 44), dtype=np.uint16)
     paths = written(tmp_path, "reference", reference), written(tmp_path, "prediction", prediction)
-    rows, _ = evaluate([Pair("a", *paths)], {"high": [300], "low": [44]}, DICE)
-    assert rows == [{"id": "a", "high_dice": 1, "low_dice": 0}]
+    row = evaluate(*map(read_labels, paths), classes({"high": [300], "low": [44]}, DICE))
+    assert row == {"high_dice": 1, "low_dice": 0}
 
 
 def test_a_shifted_prediction_is_refused():
     shifted = replace(PLACE, origin=(0.0, 0.0, 0.5))
     with pytest.raises(DataError, match="grid of the reference"):
-        evaluate_pair(volume((1, 1, 1, 1)), volume(geometry=shifted), {"organ": [1]}, DICE)
+        evaluate(volume((1, 1, 1, 1)), volume(geometry=shifted), ORGAN)
 
 
 def test_noise_in_a_header_is_no_shift():
     noisy = replace(PLACE, origin=(1e-5, -1e-5, 1e-6), spacing=(3.00001, 2.0, 1.0))
     case = volume((1, 1, 1, 1))
-    row = evaluate_pair(case, volume((1, 1, 1, 1), geometry=noisy), {"organ": [1]}, DICE)
+    row = evaluate(case, volume((1, 1, 1, 1), geometry=noisy), ORGAN)
     assert row == {"organ_dice": 1}
-
-
-def test_rows_are_in_the_order_of_the_input(pairs):
-    rows, problems = evaluate(pairs, {"organ": [1]}, DICE)
-    assert [(row["id"], row["organ_dice"]) for row in rows] == [("b", 1), ("a", 0.5), ("c", 0)]
-    assert problems == []
-
-
-def test_a_bad_case_is_named_and_the_others_are_scored(pairs):
-    pairs[0].prediction.write_bytes(b"not an image")
-    pairs[1].prediction.unlink()
-    rows, problems = evaluate(pairs, {"organ": [1]}, DICE)
-    assert [row["id"] for row in rows] == ["c"]
-    assert [line.split(":")[0] for line in problems] == ["case b", "case a"]
-    assert str(pairs[1].prediction) in problems[1]
-
-
-def test_a_missed_structure_stays_in_the_mean(pairs):
-    rows, _ = evaluate(pairs[::2], {"organ": [1]}, ALL)
-    mean = summary_rows(rows)[0]
-    diagonal = np.sqrt(12**2 + 10**2 + 6**2)
-    assert mean["organ_dice"] == 0.5
-    assert mean["organ_haus95"] == pytest.approx(diagonal / 2)
 
 
 def test_summary_rows_by_hand():
@@ -128,8 +111,56 @@ def test_no_rows_have_no_summary():
     assert summary_rows([]) == []
 
 
-def test_default_settings_give_the_four_metrics_and_their_tolerance():
-    assert metric_parameters(Evaluate()) == ALL
+def test_a_missed_structure_stays_in_the_mean():
+    truth = volume((1, 1, 1, 1))
+    rows = [evaluate(truth, found, classes({"organ": [1]}, ALL)) for found in (truth, volume())]
+    mean = summary_rows([{"id": "a"} | rows[0], {"id": "b"} | rows[1]])[0]
+    diagonal = np.sqrt(12**2 + 10**2 + 6**2)
+    assert mean["organ_dice"] == 0.5
+    assert mean["organ_haus95"] == pytest.approx(diagonal / 2)
+
+
+def test_a_class_has_all_four_metrics_unless_it_says_which():
+    found = read_evaluated_classes({"organ": {"labels": [1]}}, "eval.json")["organ"]
+    assert {k: m.model_dump(exclude_none=True) for k, m in found.metrics.items()} == ALL
+
+
+def test_the_evaluation_in_a_whole_config_is_found():
+    fields = {"evaluation": {"organ": {"labels": [1]}}, "training": {}}
+    assert list(read_evaluated_classes(fields, "config.json")) == ["organ"]
+
+
+def test_each_class_may_have_its_own_metrics():
+    fields = {
+        "a": {"labels": [1], "metrics": {"dice": {}}},
+        "b": {"labels": [2], "metrics": {"surf_dice": {"tolerance": 2.0}}},
+    }
+    case = volume((1, 1, 1, 1))
+    row = evaluate(case, case, read_evaluated_classes(fields, "eval.json"))
+    assert list(row) == ["a_dice", "b_surf_dice"]
+
+
+def test_all_mistakes_of_an_evaluation_config_are_shown():
+    fields = {
+        "a": {"labels": [0], "metrics": {"dice": {}}},
+        "b": {"labels": [2], "metrics": {"dyce": {}}},
+        "c": {"label": [1]},
+    }
+    with pytest.raises(DataError) as caught:
+        read_evaluated_classes(fields, "eval.json")
+    text = str(caught.value)
+    assert text.startswith("eval.json: ")
+    for place in ("a.labels", "b.metrics.dyce", "c.label:", "c.labels"):
+        assert place in text
+
+
+def test_settings_choose_other_classes_and_metrics():
+    own = classes({"organ": [1], "spot": [2]}, ALL)
+    assert chosen_classes(own, Evaluate()) == own
+    fewer = chosen_classes(own, Evaluate(metrics={"dice": {}}))
+    assert {k: list(each.metrics) for k, each in fewer.items()} == {k: ["dice"] for k in own}
+    other = chosen_classes(own, Evaluate(classes={"all": [1, 2]}))
+    assert [(k, each.labels) for k, each in other.items()] == [("all", [1, 2])]
 
 
 @pytest.mark.parametrize("label", [0, -1])
@@ -143,28 +174,32 @@ def test_a_parameter_that_a_metric_does_not_have_is_refused():
         read_config({"evaluate": {"metrics": {"dice": {"tolerance": 2.0}}}})
 
 
-def run_script(tmp_path, pairs, settings):
-    """Run the script on ``pairs``; the plan is not read when classes are set."""
+def run_script(tmp_path, pairs, config, *more, columns=("id", "mask", "prediction")):
+    """Run the script on ``pairs`` with an evaluation config."""
     with (tmp_path / "paths.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["id", "mask"])
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({"id": pair.id, "mask": pair.mask} for pair in pairs)
+        for name, paths in pairs.items():
+            writer.writerow(dict(zip(("id", "mask", "prediction"), (name, *paths), strict=True)))
+    (tmp_path / "eval.json").write_text(json.dumps(config))
     arguments = {
-        "--paths": tmp_path / "paths.csv",
-        "--predictions": tmp_path,
-        "--plan": tmp_path / "none.json",
-        "--settings": json.dumps(settings),
-        "--output": tmp_path / "results.csv",
-        "--output-paths": tmp_path / "evaluation_paths.csv",
+        "--config": tmp_path / "eval.json",
+        "--paths-csv": tmp_path / "paths.csv",
+        "--output-csv": tmp_path / "results.csv",
     }
     words = [str(word) for item in arguments.items() for word in item]
-    command = [sys.executable, ROOT / "workflow/scripts/evaluate.py", *words]
+    command = [sys.executable, ROOT / "workflow/scripts/evaluate.py", *words, *more]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_script_writes_cases_then_summary(tmp_path, pairs):
-    settings = {"classes": {"organ": [1]}, "metrics": {"dice": {}}}
-    done = run_script(tmp_path, pairs, settings)
+ORGAN_DICE = {"organ": {"labels": [1], "metrics": {"dice": {}}}}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_script_writes_cases_in_their_order_then_summary(tmp_path, pairs, workers):
+    listed = tmp_path / "evaluation_paths.csv"
+    more = ["--num-workers-evaluate", workers, "--output-paths", listed]
+    done = run_script(tmp_path, pairs, ORGAN_DICE, *more)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "results.csv").read_text().splitlines()
     assert lines[:5] == ["id,organ_dice", "b,1.0", "a,0.5", "c,0.0", "Mean,0.5"]
@@ -174,16 +209,46 @@ def test_the_script_writes_cases_then_summary(tmp_path, pairs):
         "Median",
         "75th Percentile",
     ]
-    listed = (tmp_path / "evaluation_paths.csv").read_text().splitlines()
-    assert listed[1] == f"b,{pairs[0].mask},{pairs[0].prediction}"
+    mask, prediction = pairs["b"]
+    assert listed.read_text().splitlines()[1] == f"b,{mask},{prediction}"
 
 
 def test_the_script_fails_by_naming_every_bad_case(tmp_path, pairs):
-    pairs[0].prediction.write_bytes(b"not an image")
-    write_volume(pairs[2].prediction, ball(grid((7, 7, 7))))
-    done = run_script(tmp_path, pairs, {"classes": {"organ": [1]}})
+    pairs["b"][1].write_bytes(b"not an image")
+    write_volume(pairs["c"][1], ball(grid((7, 7, 7))))
+    done = run_script(tmp_path, pairs, ORGAN_DICE)
     assert done.returncode == 1
-    assert done.stderr.startswith("ERROR: evaluate: 2 problems")
-    assert "case b: " in done.stderr
-    assert "case c: " in done.stderr
+    assert "\nERROR: case b: " in "\n" + done.stderr
+    assert "\ncase c: " in done.stderr
     assert not (tmp_path / "results.csv").exists()
+
+
+def test_predictions_may_be_given_as_a_folder(tmp_path, pairs):
+    more = ["--predictions", tmp_path]
+    done = run_script(tmp_path, pairs, ORGAN_DICE, *more, columns=("id", "mask"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_kept_scores_are_computed_again_only_for_what_changed(tmp_path, pairs):
+    more = ["--scores", tmp_path / "scores"]
+    assert run_script(tmp_path, pairs, ORGAN_DICE, *more).returncode == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "scores").glob("*.json")}
+    write_volume(pairs["c"][1], volume((1, 1, 1, 1), (1, 1, 2, 1)))
+    assert run_script(tmp_path, pairs, ORGAN_DICE, *more).returncode == 0
+    changed = [p.stem for p, time in before.items() if p.stat().st_mtime_ns != time]
+    assert changed == ["c"]
+    assert "c,1.0" in (tmp_path / "results.csv").read_text()
+
+
+def test_validation_finds_labels_of_no_class(tmp_path, pairs):
+    write_volume(pairs["a"][1], volume((1, 1, 1, 7)))
+    assert run_script(tmp_path, pairs, ORGAN_DICE).returncode == 0
+    done = run_script(tmp_path, pairs, ORGAN_DICE, "--validate")
+    assert done.returncode == 1
+    assert "case a: prediction: expected labels among [0, 1], found [7]" in done.stderr
+
+
+def test_a_table_without_its_columns_is_refused(tmp_path, pairs):
+    done = run_script(tmp_path, pairs, ORGAN_DICE, columns=("id", "mask"))
+    assert done.returncode == 1
+    assert "expected rows with id, mask, prediction, found id, mask." in done.stderr

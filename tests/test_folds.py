@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mist_core.errors import DataError
-from mist_core.folds import assign_folds, read_recorded_folds, write_recorded_folds
+from mist_core.folds import (
+    assign_folds,
+    deal_folds,
+    read_recorded_folds,
+    write_recorded_folds,
+)
 
 IDS = st.sets(st.text("ab01", min_size=1, max_size=6), min_size=1, max_size=40)
 N_FOLDS = st.integers(2, 7)
@@ -90,3 +95,78 @@ def test_a_mistake_of_a_hand_edit_is_said_in_words(tmp_path, text):
     (tmp_path / "folds.json").write_text(text)
     with pytest.raises(DataError, match=r"folds\.json: expected"):
         read_recorded_folds(tmp_path / "folds.json", 3)
+
+
+@given(
+    st.dictionaries(st.text("abc01", min_size=1, max_size=4), st.sampled_from("PQRSTU")),
+    N_FOLDS,
+)
+def test_the_cases_of_a_patient_share_a_fold(patients, n_folds):
+    folds = assign_folds(patients, n_folds, {}, patients)
+    assert folds.keys() == patients.keys()
+    for patient in set(patients.values()):
+        assert len({folds[case] for case in patients if patients[case] == patient}) == 1
+
+
+def test_a_new_case_of_a_known_patient_joins_its_fold():
+    recorded = {"p1_a": 1, "p2_a": 0, "p3_a": 0}
+    patients = {"p1_a": "p1", "p1_b": "p1", "p2_a": "p2", "p3_a": "p3"}
+    assert assign_folds(patients, 2, recorded, patients)["p1_b"] == 1
+
+
+def test_patients_with_many_cases_go_where_there_are_few():
+    patients = {f"big_{n}": "big" for n in range(4)} | {c: c for c in "abcd"}
+    folds = assign_folds(patients, 2, {}, patients)
+    assert sorted(folds.values()) == [0] * 4 + [1] * 4
+
+
+def test_a_patient_in_two_recorded_folds_is_refused_by_name():
+    with pytest.raises(DataError, match=r"patient P: .* folds 0, 1 recorded for a, b"):
+        assign_folds("ab", 2, {"a": 0, "b": 1}, {"a": "P", "b": "P"})
+
+
+def table(tmp_path, *lines):
+    path = tmp_path / "cases.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_folds_of_the_user_are_kept(tmp_path):
+    mine = table(tmp_path, "id,fold,site", "a,2,x", "b,2,y", "c,0,y", "gone,1,y")
+    assert deal_folds("abc", 3, tmp_path / "folds.json", mine) == {"a": 2, "b": 2, "c": 0}
+
+
+def test_folds_of_the_user_win_over_the_record(tmp_path):
+    record = tmp_path / "folds.json"
+    write_recorded_folds(record, 2, {"a": 0, "b": 0})
+    mine = table(tmp_path, "id,fold", "a,1", "b,0")
+    assert deal_folds("ab", 2, record, mine) == {"a": 1, "b": 0}
+
+
+def test_patients_of_the_user_are_grouped(tmp_path):
+    mine = table(tmp_path, "id,patient", "a,P", "b,Q", "c,P", "d,Q")
+    folds = deal_folds("abcd", 2, tmp_path / "folds.json", mine)
+    assert folds["a"] == folds["c"] != folds["b"] == folds["d"]
+
+
+def test_all_mistakes_of_a_case_table_are_shown(tmp_path):
+    mine = table(tmp_path, "id,fold,patient", "a,3,P", "b,x,Q", "b,1,Q", "c,1,")
+    with pytest.raises(DataError) as caught:
+        deal_folds("abcd", 3, tmp_path / "folds.json", mine)
+    text = str(caught.value)
+    assert "expected fold 0 to 2 for a, found '3'" in text
+    assert "expected one row for case b, found 2" in text
+    assert "expected a patient for c, found nothing" in text
+    assert "expected one row for case d, found 0" in text
+
+
+def test_a_patient_in_two_folds_of_the_user_is_refused(tmp_path):
+    mine = table(tmp_path, "id,fold,patient", "a,0,P", "b,1,P")
+    with pytest.raises(DataError, match="patient P"):
+        deal_folds("ab", 2, tmp_path / "folds.json", mine)
+
+
+@pytest.mark.parametrize("header", ["case,fold", "id,site"])
+def test_a_case_table_without_its_columns_is_refused(tmp_path, header):
+    with pytest.raises(DataError, match="expected a column id, and fold or patient"):
+        deal_folds("a", 2, tmp_path / "folds.json", table(tmp_path, header, "a,0"))

@@ -11,10 +11,10 @@ import mist_core
 
 HOME = Path(mist_core.__file__).parent
 LAYERS = (
-    ("errors", "geometry", "files"),
-    ("io", "dataset", "demo", "config", "plan", "folds"),
+    ("errors", "geometry", "files", "sources", "lease"),
+    ("io", "dataset", "demo", "config", "plan", "folds", "chunks"),
     ("labels", "intensity", "resample", "distance", "metrics", "phantom", "topology"),
-    ("device", "augment", "patches", "losses", "models"),
+    ("device", "parallel", "augment", "patches", "losses", "models"),
     ("analyze", "preprocess", "train", "predict", "postprocess", "evaluate", "rank", "report"),
     ("cli",),
 )

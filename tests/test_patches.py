@@ -197,7 +197,7 @@ def cases():
 
 def test_a_batch_follows_from_its_seed():
     first, same, other = (
-        draw_batch(cases(), 3, (4, 4, 4), 0.5, seed) for seed in ((1, 2), (1, 2), (1, 3))
+        draw_batch(cases(), range(3), (4, 4, 4), 0.5, seed) for seed in ((1, 2), (1, 2), (1, 3))
     )
     assert torch.equal(first[0], same[0])
     assert torch.equal(first[1], same[1])
@@ -205,15 +205,15 @@ def test_a_batch_follows_from_its_seed():
 
 
 def test_items_of_a_batch_differ_and_do_not_depend_on_its_size():
-    images, labels = draw_batch(cases(), 4, (4, 4, 4), 0.5, (0,))
+    images, labels = draw_batch(cases(), range(4), (4, 4, 4), 0.5, (0,))
     assert images.shape == (4, 1, 4, 4, 4)
     assert labels.shape == (4, 4, 4, 4)
     assert len({tuple(i.flatten().tolist()) for i in images}) == 4
-    assert torch.equal(draw_batch(cases(), 2, (4, 4, 4), 0.5, (0,))[0], images[:2])
+    assert torch.equal(draw_batch(cases(), range(2), (4, 4, 4), 0.5, (0,))[0], images[:2])
 
 
 def test_all_cases_are_drawn():
-    images, _ = draw_batch(cases(), 100, (2, 2, 2), 0.5, (0,))
+    images, _ = draw_batch(cases(), range(100), (2, 2, 2), 0.5, (0,))
     share = (images.amax((1, 2, 3, 4)) > 5).float().mean().item()
     assert share == pytest.approx(0.5, abs=0.2)
 

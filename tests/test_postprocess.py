@@ -14,7 +14,7 @@ from skimage import measure
 
 from mist_core.errors import DataError
 from mist_core.io import Volume, read_labels, write_volume
-from mist_core.postprocess import TRANSFORMS, Step, postprocess, read_strategy
+from mist_core.postprocess import TRANSFORMS, Step, postprocess, read_strategy, unknown_labels
 
 TOP = "get_top_k_connected_components"
 SMALL = "remove_small_objects"
@@ -266,7 +266,7 @@ def test_every_mistake_of_a_strategy_is_said_at_once(tmp_path):
             strict=True,
         )
     ):
-        assert f"mine.json: step {number}: " in line
+        assert f"mine.json: steps.{number}: " in line
         assert word in line
 
 
@@ -323,7 +323,8 @@ def test_the_script_does_the_good_cases_and_names_the_bad(tmp_path):
     write_volume(tmp_path / "in/good.nii.gz", Volume(speck, volume.geometry))
     (tmp_path / "in/bad.nii.gz").write_bytes(b"not an image")
     command = [sys.executable, ROOT / "workflow/scripts/postprocess.py"]
-    command += ["--predictions", tmp_path / "in", "--strategy", strategy_file(tmp_path, [GOOD])]
+    command += ["--base-predictions", tmp_path / "in"]
+    command += ["--postprocess-strategy", strategy_file(tmp_path, [GOOD])]
     command += ["--case", "bad", "good", "--output", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -331,16 +332,15 @@ def test_the_script_does_the_good_cases_and_names_the_bad(tmp_path):
     after = read_labels(tmp_path / "out/good.nii.gz")
     np.testing.assert_array_equal(after.array, volume.array)
     assert after.geometry.matches(volume.geometry)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["good.nii.gz"]
 
 
-def test_the_script_leaves_a_mate_that_is_not_predicted_yet_to_its_own_job(tmp_path):
-    write_volume(tmp_path / "in/ready.nii.gz", ball(grid((12, 12, 12))))
-    command = [sys.executable, ROOT / "workflow/scripts/postprocess.py"]
-    command += ["--predictions", tmp_path / "in", "--strategy", strategy_file(tmp_path, [GOOD])]
-    command += ["--case", "ready", "--ahead", "later", "--handover", tmp_path / "out/.ahead"]
-    done = subprocess.run(
-        [*command, "--output", tmp_path / "out"], capture_output=True, text=True, check=False
-    )
-    assert (tmp_path / "out/ready.nii.gz").exists()
-    assert done.returncode == 0, done.stderr
+def test_labels_that_a_dataset_does_not_have_are_found(tmp_path):
+    steps = [
+        GOOD | {"apply_to_labels": [1, 9]},
+        GOOD | {"transform": "fill_holes_with_label", "kwargs": {"fill_holes_label": 7}},
+        GOOD | {"apply_to_labels": [-1]},
+        GOOD | {"transform": REPLACE, "kwargs": {"replacement_label": 0}},
+    ]
+    strategy = read_strategy(strategy_file(tmp_path, steps))
+    assert unknown_labels(strategy, [0, 1, 2]) == [7, 9]

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mist_core import train as training
 from mist_core.config import Train
 from mist_core.errors import DataError
-from mist_core.files import write_json
+from mist_core.files import read_rows, write_json
 from mist_core.io import write_array
 from mist_core.patches import TrainingCase
 from mist_core.plan import parse_plan
@@ -125,9 +125,9 @@ def test_every_step_of_any_run_has_a_positive_rate(epochs, epoch_steps, warmup):
 
 
 def test_steps_per_epoch_are_as_set_or_250_or_a_pass_over_the_cases():
-    assert steps_per_epoch(Train(steps_per_epoch=7), 1000) == 7
-    assert steps_per_epoch(Train(batch_size=2), 10) == 250
-    assert steps_per_epoch(Train(batch_size=2), 501) == 251
+    assert steps_per_epoch(Train(steps_per_epoch=7), 1000, 2) == 7
+    assert steps_per_epoch(Train(), 10, 2) == 250
+    assert steps_per_epoch(Train(), 501, 2) == 251
 
 
 def test_a_short_run_with_default_warm_up_learns(tmp_path):
@@ -265,12 +265,13 @@ def script(tmp_path):
     (tmp_path / "paths.csv").write_text("\n".join(rows) + "\n")
     write_json(tmp_path / "plan.json", PLAN.model_dump(mode="json"))
 
-    def call(fold):
+    def call(fold, name=".", **settings):
+        home, chosen = tmp_path / name, SHORT.model_copy(update=settings)
         command = [sys.executable, ROOT / "workflow/scripts/train.py", "--fold", str(fold)]
         command += ["--paths", tmp_path / "paths.csv", "--numpy", tmp_path / "numpy"]
-        command += ["--plan", tmp_path / "plan.json", "--settings", SHORT.model_dump_json()]
-        command += ["--model", tmp_path / "fold.pt", "--checkpoint", tmp_path / "checkpoint.pt"]
-        command += ["--logs", tmp_path / "logs"]
+        command += ["--plan", tmp_path / "plan.json", "--settings", chosen.model_dump_json()]
+        command += ["--model", home / "fold.pt", "--checkpoint", home / "checkpoint.pt"]
+        command += ["--logs", home / "logs"]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     return call
@@ -294,3 +295,16 @@ def test_the_script_names_a_missing_array(script, tmp_path):
 
 def test_settings_survive_the_way_through_the_script():
     assert Train(**json.loads(SHORT.model_dump_json())) == SHORT
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(script, tmp_path):
+    """Gradients and losses are means: two halves of a batch give what the whole one gives."""
+
+    def losses(name, **settings):
+        done = script(1, name, amp=False, **settings)
+        assert done.returncode == 0, done.stderr
+        return [float(row["loss"]) for row in read_rows(tmp_path / name / "logs/history.csv")]
+
+    alone = losses("one", batch_size=2)
+    together = losses("two", batch_size=1, gpus=2)
+    assert together == pytest.approx(alone, rel=1e-4)

@@ -4,46 +4,47 @@ What the training cases imply: a fingerprint each, then the plan.
 in:  the images and label maps of the training cases
 out: <results>/fingerprints/{case}.json, <results>/config.json, train_paths.csv, fg_bboxes.csv
      <results>/folds.json, a record that only ever grows: cases keep their fold
+     <results>/{experiment}/ has its own of these where the experiment changes the plan
 """
 
 
 rule fingerprint:
     input:
-        images=images,
-        mask=mask,
+        files=files_in_chunk,
+        code=code("fingerprint"),
     output:
-        "<results>/fingerprints/{case}.json",
+        "<results>/done/fingerprint/{chunk}.json",
     log:
-        "<results>/logs/fingerprint/{case}.log",
+        "<results>/logs/fingerprint/{chunk}.log",
     conda:
         "../../envs/cpu.yaml"
     params:
         script=script("fingerprint"),
         files=files,
         dataset=DATASET,
-        ahead=ahead(MATES),
-        folder=subpath(output[0], parent=True),
+        cases=cases,
+        folder=f"{CONFIG.results}/fingerprints",
     shell:
         r"""
         python {params.script:q} \
             --dataset {params.dataset:q} \
-            --case {wildcards.case:q} \
-            --ahead {params.ahead:q} \
-            --handover {params.folder:q}/.ahead \
+            --case {params.cases:q} \
             --output {params.folder:q} \
+            --manifest {output:q} \
             >{log:q} 2>&1
         """
 
 
 checkpoint analyze:
     input:
-        expand("<results>/fingerprints/{case}.json", case=TRAIN),
+        fingerprints=manifests("fingerprint/", TRAIN_CHUNKS),
+        code=code("analyze"),
     output:
-        plan="<results>/config.json",
-        paths="<results>/train_paths.csv",
-        boxes="<results>/fg_bboxes.csv",
+        plan="<results>/{grid}config.json",
+        paths="<results>/{grid}train_paths.csv",
+        boxes="<results>/{grid}fg_bboxes.csv",
     log:
-        "<results>/logs/analyze.log",
+        "<results>/logs/analyze/{grid}analyze.log",
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -53,14 +54,16 @@ checkpoint analyze:
         dataset=DATASET,
         settings=settings("analyze"),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
-        results=subpath(output.plan, parent=True),
+        results=CONFIG.results,
+        output=subpath(output.plan, parent=True),
     shell:
         r"""
         python {params.script:q} \
             --dataset {params.dataset:q} \
             --fingerprints {params.results:q}/fingerprints \
+            --folds {params.results:q}/folds.json \
             --settings {params.settings:q} \
-            --output {params.results:q} \
+            --output {params.output:q} \
             {params.limit} \
             >{log:q} 2>&1
         """

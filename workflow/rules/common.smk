@@ -10,21 +10,25 @@ import math
 import os
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import IncompleteCheckpointException
 
 import mist_core
-from mist_core.cli import digest
+from mist_core.chunks import chunk_cases, read_record, write_record
+from mist_core.cli import claim, digest, forget_lost_files
 from mist_core.config import Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
 from mist_core.errors import DataError
-from mist_core.files import read_rows
-from mist_core.folds import assign_folds, read_recorded_folds
+from mist_core.files import read_json, read_rows
+from mist_core.folds import deal_folds
+from mist_core.lease import gpu_pool
 from mist_core.plan import part_read_by
-from mist_core.postprocess import read_strategy
+from mist_core.postprocess import read_strategy, unknown_labels
+from mist_core.sources import sources_of
 
 # Jobs find this environment's python also when snakemake was called by its path; those in conda
 # environments find this library.
@@ -36,8 +40,8 @@ else:
     )
 SCRIPTS = os.path.relpath(Path(workflow.current_basedir) / "../scripts")
 DEMO = Path("data/demo")  # made by rule make_demo_data when the config names no dataset
-SMALL_CASE_MB = 16  # what one job reads at most when it works ahead, in auto
-MOST_AHEAD = 32
+CHUNK_MB = 64  # files that one job reads at most when cases_per_job is auto
+LARGEST_CHUNK = 64
 
 
 def checked():
@@ -52,17 +56,22 @@ def checked():
             dataset=str(config.get("dataset", ""))
         )  # to look at the files all the same
     dataset = Path(chosen.dataset or DEMO)
-    description, train, test = None, *demo_cases(DEMO)
+    description, train, test, folds = None, *demo_cases(DEMO), {}
     try:
         if chosen.dataset or (DEMO / "dataset.json").exists():
             description = read_dataset(dataset)
-            folds = 1 if problems else chosen.analyze.folds
-            train, test = find_cases(description, chosen.limit_cases, folds)
+            fewest = 1 if problems else chosen.analyze.folds
+            train, test = find_cases(description, chosen.limit_cases, fewest)
             problems += problems_of_classes(chosen.evaluate.classes, description.labels)
     except DataError as error:
         problems.append(str(error))
-    problems += problems_of_strategies(chosen.postprocess.strategies)
-    problems += problems_of_folds(chosen)
+    labels = description.labels if description else DEMO_FACTS["labels"]
+    problems += problems_of_strategies(chosen.postprocess.strategies, labels)
+    try:
+        folds = folds_of(chosen, train)
+        problems += problems_of_folds(chosen, folds)
+    except DataError as error:
+        problems.append(str(error))
     if problems:
         sys.exit("ERROR: " + "\n".join(problems))
     return (
@@ -71,6 +80,17 @@ def checked():
         description.facts() if description else DEMO_FACTS,
         train,
         test,
+        folds,
+    )
+
+
+def folds_of(chosen, train):
+    table = chosen.analyze.case_table
+    return deal_folds(
+        train,
+        chosen.analyze.folds,
+        Path(chosen.results) / "folds.json",
+        Path(table) if table else None,
     )
 
 
@@ -84,8 +104,8 @@ def demo_config():
     return yaml.safe_load(path.read_text())
 
 
-def problems_of_strategies(paths):
-    """Unreadable strategy files, and names that two of them share or that stand for no strategy."""
+def problems_of_strategies(paths, labels):
+    """Unreadable strategy files, unusable names, labels that the dataset does not have."""
     problems = []
     stems = [Path(path).stem for path in paths]
     for path, stem in zip(paths, stems):
@@ -95,7 +115,10 @@ def problems_of_strategies(paths):
                 f"found {stem}. Rename the file."
             )
         try:
-            read_strategy(Path(path))
+            if unknown := unknown_labels(read_strategy(Path(path)), labels):
+                problems.append(
+                    f"{path}: expected labels among {list(labels)}, found {unknown}. Mend the file."
+                )
         except DataError as error:
             problems.append(str(error))
     return problems
@@ -111,7 +134,7 @@ def problems_of_classes(classes, labels):
     ]
 
 
-def problems_of_folds(chosen):
+def problems_of_folds(chosen, folds):
     """A hand edit of the folds where they are only listed: it would be lost."""
     table, record = (
         Path(chosen.results) / name for name in ("train_paths.csv", "folds.json")
@@ -120,27 +143,69 @@ def problems_of_folds(chosen):
         return []
     if table.stat().st_mtime < record.stat().st_mtime:
         return []
-    try:
-        folds = read_recorded_folds(record, chosen.analyze.folds)
-        return [
-            f"{table}: expected fold {folds[row['id']]} for {row['id']}, as in {record}, "
-            f"found {row['fold']}. Change folds in {record}; this table is made from it."
-            for row in read_rows(table)
-            if str(folds.get(row["id"], row["fold"])) != row["fold"]
-        ]
-    except DataError as error:
-        return [str(error)]
+    return [
+        f"{table}: expected fold {folds[row['id']]} for {row['id']}, as in {record}, "
+        f"found {row['fold']}. Change folds in {record}; this table is made from it."
+        for row in read_rows(table)
+        if str(folds.get(row["id"], row["fold"])) != row["fold"]
+    ]
 
 
-CONFIG, DATASET, FACTS, TRAIN, TEST = checked()
+CONFIG, DATASET, FACTS, TRAIN, TEST, FOLDS = checked()
 CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
 N_FOLDS = CONFIG.analyze.folds
-FOLDS = assign_folds(
-    TRAIN, N_FOLDS, read_recorded_folds(Path(CONFIG.results) / "folds.json", N_FOLDS)
-)
-PLAN = f"{CONFIG.results}/config.json"
+# Where the plan and the arrays of an experiment lie: its own folder, or "" for the shared ones.
+PLAN_OF = {
+    name: f"{name}/" if CONFIG.has_own_plan(name) else "" for name in EXPERIMENTS
+}
+GRID_OF = {
+    name: f"{name}/" if CONFIG.has_own_arrays(name) else "" for name in EXPERIMENTS
+}
+GRIDS = {"", *PLAN_OF.values(), *GRID_OF.values()}
+
+
+def chunks():
+    """The cases of every job, by name of the chunk, and the record that keeps them so."""
+    size, groups = read_record(Path(CONFIG.results) / "done/chunks.json", FACTS["task"])
+    groups |= {case: f"fold_{FOLDS[case]}" for case in TRAIN}
+    groups |= {case: "test" for case in TEST}
+    if CONFIG.cases_per_job != "auto":
+        size = CONFIG.cases_per_job
+    size = size or small_enough(len(TRAIN))
+    return chunk_cases(groups, set(CASES), size), (FACTS["task"], size, groups)
+
+
+def small_enough(n_cases):
+    """As many cases as add up to a few megabytes without leaving a core idle."""
+    files = [path for case in CASES.values() for path in case.images if path.exists()]
+    mean_mb = sum(path.stat().st_size for path in files) / 1e6 / max(len(CASES), 1)
+    by_size = CHUNK_MB / max(mean_mb, CHUNK_MB / LARGEST_CHUNK)
+    workers = workflow.cores or workflow.nodes or 1
+    return max(1, min(int(by_size), math.ceil(n_cases / workers)))
+
+
+try:
+    CHUNKS, CHUNK_RECORD = chunks()
+except DataError as error:
+    sys.exit(f"ERROR: {error}")
+TEST_CHUNKS = [name for name in CHUNKS if name.startswith("test-")]
+TRAIN_CHUNKS = [name for name in CHUNKS if name not in TEST_CHUNKS]
+
+# Jobs that need a GPU do not start before one is free, unless the user counts them otherwise.
+GPUS = gpu_pool(os.environ)
+if GPUS:
+    workflow.global_resources.setdefault("gpu", len(GPUS) * CONFIG.jobs_per_gpu)
+
+if workflow.is_main_process:
+    forget_lost_files(Path(CONFIG.results) / "done")
+
+
+def begin():
+    """At the start of a run: keep others out, and remember which cases share a job."""
+    claim(CONFIG.results, CONFIG.numpy)
+    write_record(Path(CONFIG.results) / "done/chunks.json", *CHUNK_RECORD)
 
 
 pathvars:
@@ -148,46 +213,106 @@ pathvars:
     numpy=CONFIG.numpy,
 
 
+def any_of(names):
+    """A pattern for just these names, of which one may be empty."""
+    return f"(?:{'|'.join(map(re.escape, names))})" if names else "(?!)"
+
+
 wildcard_constraints:
-    case="|".join(map(re.escape, CASES)),
+    chunk=any_of(CHUNKS),
+    grid=any_of(GRIDS),
     fold=r"\d+",
-    experiment="|".join(map(re.escape, EXPERIMENTS)),
-    strategy="|".join(map(re.escape, STRATEGIES)) or "(?!)",
+    experiment=any_of(EXPERIMENTS),
+    strategy=any_of(STRATEGIES),
+
+
+def chosen_for(wildcards):
+    """The config with the overrides of the experiment that a job belongs to, if it has one."""
+    names = [wildcards.get("experiment"), wildcards.get("grid", "").rstrip("/")]
+    return next((EXPERIMENTS[name] for name in names if name), CONFIG)
 
 
 def settings(section):
-    """A section of the config as JSON, with the overrides of the experiment if there is one."""
-
-    def value(wildcards):
-        chosen = (
-            EXPERIMENTS[wildcards.experiment]
-            if "experiment" in wildcards.keys()
-            else CONFIG
-        )
-        return getattr(chosen, section).model_dump_json()
-
-    return value
+    """A section of the config as JSON."""
+    return lambda wildcards: getattr(chosen_for(wildcards), section).model_dump_json()
 
 
-def plan(stage):
-    """The part of the plan that a stage obeys; a change elsewhere leaves its outputs alone.
+@cache
+def read_once(path, changed):
+    return read_json(Path(path))
 
-    Together with ``ancient(PLAN)`` as an input, this lets one invocation find exactly what a new
-    plan makes necessary: the checkpoint brings the new plan in, the fallback keeps a job comparable
-    in the first pass, before analyze has run.
+
+def after(checkpoint, path, pick):
+    """Params that are known after a checkpoint: ``pick`` of what it wrote.
+
+    Together with ``ancient(path)`` as an input, this lets one invocation find exactly what new
+    contents make necessary: the checkpoint brings the new ones in, the fallback keeps a job
+    comparable in the first pass, before the checkpoint has run.
     """
 
     def value(wildcards):
+        file = path(wildcards)
         try:
-            path = checkpoints.analyze.get().output.plan
+            getattr(checkpoints, checkpoint).get(grid=grid_in(Path(file)))
         except IncompleteCheckpointException:
-            path = PLAN
-            if not os.path.exists(path):
+            if not os.path.exists(file):
                 raise
-        with open(path) as stream:
-            return part_read_by(stage, json.load(stream))
+        return pick(read_once(file, os.stat(file).st_mtime_ns), wildcards)
 
     return value
+
+
+def grid_in(path):
+    """The wildcard ``grid`` of the plan or the arrays at a path."""
+    name = path.parent.name
+    return f"{name}/" if f"{name}/" in GRIDS else ""
+
+
+def plan_path(wildcards):
+    """The plan of a grid, or of an experiment."""
+    grid = (
+        wildcards.grid if "grid" in wildcards.keys() else PLAN_OF[wildcards.experiment]
+    )
+    return f"{CONFIG.results}/{grid}config.json"
+
+
+def plan(stage, path=plan_path):
+    """The part of the plan that a stage obeys; a change elsewhere leaves its outputs alone."""
+    return after("analyze", path, lambda fields, wildcards: part_read_by(stage, fields))
+
+
+def arrays_path(wildcards):
+    """What the preprocessed arrays of an experiment hold, in short, by case."""
+    test = "test/" if wildcards.get("chunk") in TEST_CHUNKS else ""
+    return f"{CONFIG.numpy}/{GRID_OF[wildcards.experiment]}{test}arrays.json"
+
+
+def arrays(cases, checkpoint="gather_arrays"):
+    """What the arrays of some cases hold: what training and prediction depend on.
+
+    Not the files themselves: one that was lost and made again is no reason to train again.
+    """
+
+    def pick(made, wildcards):
+        return json.dumps({case: made["cases"].get(case) for case in cases(wildcards)})
+
+    return after(checkpoint, arrays_path, pick)
+
+
+def settled(wildcards):
+    """What checkpoints write for an experiment, as inputs of every job behind them.
+
+    Not to be read, but waited for: else a job whose output is missing would run before it is known
+    that its inputs are to be made again.
+    """
+    return [ancient(plan_path(wildcards)), ancient(arrays_path(wildcards))]
+
+
+def all_settled(wildcards):
+    """What checkpoints write for all experiments, for the jobs that compare them."""
+    plans = [f"{CONFIG.results}/{home}config.json" for home in PLAN_OF.values()]
+    grids = [f"{CONFIG.numpy}/{grid}arrays.json" for grid in GRID_OF.values()]
+    return [ancient(path) for path in dict.fromkeys(plans + grids)]
 
 
 def script(name):
@@ -195,58 +320,70 @@ def script(name):
     return lambda wildcards, input: f"{SCRIPTS}/{name}.py"
 
 
+def code(stage):
+    """The sources of a stage as inputs, where the config says that they are to be tracked."""
+    tracked = CONFIG.track_code
+    if tracked is True or (tracked and stage in tracked):
+        return sources_of(Path(SCRIPTS) / f"{stage}.py")
+    return []
+
+
+def jobs_per_gpu(wildcards, input):
+    """Params that no result depends on."""
+    return CONFIG.jobs_per_gpu
+
+
+def gpus_of_training(wildcards):
+    return EXPERIMENTS[wildcards.experiment].train.gpus
+
+
+def threads_of_training(wildcards):
+    """All cores, shared by as many trainings as there are GPUs for.
+
+    On a CPU folds side by side are no faster than one after the other, and take more memory.
+    """
+    at_once = len(GPUS) * CONFIG.jobs_per_gpu // gpus_of_training(wildcards)
+    return max(1, (workflow.cores or 1) // max(at_once, 1))
+
+
+def in_chunk(wildcards):
+    return CHUNKS[wildcards.chunk]
+
+
 def files(wildcards):
-    """The files of a case in the order of the channels, which a list of inputs would not keep."""
-    case = CASES[wildcards.case]
-    return json.dumps([str(path) for path in (*case.images, case.mask) if path])
+    """The files of every case in the order of the channels, which inputs would not keep."""
+    return json.dumps(
+        {case: list(map(str, files_of(case))) for case in in_chunk(wildcards)}
+    )
 
 
-def images(wildcards):
-    return CASES[wildcards.case].images
+def files_of(case):
+    found = CASES[case]
+    return [*found.images, *([found.mask] if found.mask else [])]
 
 
-def mask(wildcards):
-    return CASES[wildcards.case].mask
+def files_in_chunk(wildcards):
+    return [path for case in in_chunk(wildcards) for path in files_of(case)]
 
 
-def cases_per_job():
-    """As set, or as many as add up to a few megabytes without leaving a core idle."""
-    if CONFIG.cases_per_job != "auto":
-        return CONFIG.cases_per_job
-    files = [path for case in CASES.values() for path in case.images if path.exists()]
-    mean_mb = sum(path.stat().st_size for path in files) / 1e6 / max(len(CASES), 1)
-    by_size = SMALL_CASE_MB / max(mean_mb, SMALL_CASE_MB / MOST_AHEAD)
-    by_core = math.ceil(len(TRAIN) / max(workflow.cores or 1, 1))
-    return max(1, min(int(by_size), by_core))
+def trained_on(wildcards):
+    """The cases that a fold's model learns from: those that it does not hold out."""
+    return [case for case in TRAIN if FOLDS[case] != int(wildcards.fold)]
 
 
-def mates(cases):
-    """For each case, the others that its job may do ahead: its neighbours in chunks of the list."""
-    cases, size = list(cases), cases_per_job()
-    chunks = [cases[i : i + size] for i in range(0, len(cases), size)]
-    return {
-        c: chunk[k + 1 :] + chunk[:k] for chunk in chunks for k, c in enumerate(chunk)
-    }
+def part_of(wildcards):
+    """``test`` or ``train``: the folder in which the cases of a chunk lie."""
+    return "test" if wildcards.chunk in TEST_CHUNKS else "train"
 
 
-def ahead(mates):
-    """Params that name the mates. Taking ``input`` keeps them out of what triggers a rerun."""
-    return lambda wildcards, input: mates[wildcards.case]
+def enough_for(n_cases):
+    """Workers for a job that does all cases: one for every eight, of those that there are."""
+    return max(1, min(workflow.cores or 1, n_cases // 8))
 
 
-def held_out(fold):
-    """Cases of a fold: scored, not trained on."""
-    return [case for case in TRAIN if FOLDS[case] == int(fold)]
-
-
-def trained_on(fold):
-    return [case for case in TRAIN if FOLDS[case] != int(fold)]
-
-
-MATES = mates(TRAIN) | mates(TEST)
-FOLD_MATES = {
-    c: m for k in range(N_FOLDS) for c, m in mates(held_out(k)).items()
-} | mates(TEST)
+def cases(wildcards, input):
+    """Params with the ids of a chunk, not compared: ``files`` and manifests stand for them."""
+    return in_chunk(wildcards)
 
 
 def candidates():
@@ -263,22 +400,40 @@ def candidates():
             )
 
 
-def folder_of_predictions(wildcards, input):
-    return os.path.dirname(input.predictions[0])
+def manifests(folder, chunks, **names):
+    """What became of the cases of a stage, one file for each job."""
+    path = f"<results>/done/{folder}{{chunk}}.json"
+    return expand(path, chunk=chunks, allow_missing=True, **names)
+
+
+def of_every_case():
+    """The manifests of the stages whose files users want."""
+    by_experiment = manifests("predict/{experiment}/", CHUNKS, experiment=EXPERIMENTS)
+    by_strategy = manifests(
+        "postprocess/{experiment}/{strategy}/",
+        CHUNKS,
+        experiment=EXPERIMENTS,
+        strategy=STRATEGIES,
+    )
+    return by_experiment + by_strategy
 
 
 def kept():
-    """What a run is for, beside the report: made again if it is missing. Arrays are not."""
-    strategies = [f"postprocess/{strategy}/predictions" for strategy in STRATEGIES]
+    """What a run is for, beside the report: made again if it is missing."""
     files = [f"models/fold_{fold}.pt" for fold in range(N_FOLDS)]
     files += [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
-    for folder in ["predictions/train/raw"] + [f"{s}/train" for s in strategies]:
-        files += [f"{folder}/{case}.nii.gz" for case in TRAIN]
-    for folder in ["predictions/test"] + [f"{s}/test" for s in strategies]:
-        files += [f"{folder}/{case}.nii.gz" for case in TEST]
     of_experiments = [
         f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in files
     ]
     tables = [table for _, table, _ in candidates()]
-    of_all = ["rank/ranking.csv"] + (["test_paths.csv"] if TEST else [])
-    return of_experiments + tables + [f"{CONFIG.results}/{file}" for file in of_all]
+    of_all = ["config.json", "train_paths.csv", "fg_bboxes.csv", "rank/ranking.csv"]
+    of_all += ["summary.txt", "done/cases.json"]
+    of_all += ["test_paths.csv"] if TEST else []
+    arrays = manifests("preprocess/{grid}", CHUNKS, grid=sorted(set(GRID_OF.values())))
+    return (
+        of_experiments
+        + tables
+        + arrays
+        + of_every_case()
+        + [f"{CONFIG.results}/{file}" for file in of_all]
+    )

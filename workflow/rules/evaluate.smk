@@ -9,12 +9,12 @@ out: <results>/{experiment}/results.csv, evaluation_paths.csv
 
 rule evaluate:
     input:
-        predictions=expand(
-            "<results>/{{experiment}}/predictions/train/raw/{case}.nii.gz", case=TRAIN
-        ),
+        before=manifests("predict/{experiment}/", TRAIN_CHUNKS),
         masks=[case.mask for case in TRAIN.values()],
         paths=ancient("<results>/train_paths.csv"),
-        plan=ancient(PLAN),
+        plan=ancient("<results>/config.json"),
+        settled=settled,
+        code=code("evaluate"),
     output:
         results="<results>/{experiment}/results.csv",
         paths="<results>/{experiment}/evaluation_paths.csv",
@@ -22,33 +22,38 @@ rule evaluate:
         "<results>/logs/evaluate/{experiment}.log",
     conda:
         "../../envs/cpu.yaml"
+    threads: enough_for(len(TRAIN))
     params:
         script=script("evaluate"),
-        plan=plan("evaluate"),
+        plan=plan("evaluate", lambda wildcards: f"{CONFIG.results}/config.json"),
         settings=settings("evaluate"),
-        predictions=folder_of_predictions,
+        predictions=lambda wildcards: (
+            f"{CONFIG.results}/{wildcards.experiment}/predictions/train/raw"
+        ),
+        scores=subpath(output.results, parent=True),
     shell:
         r"""
         python {params.script:q} \
-            --paths {input.paths:q} \
+            --config {input.plan:q} \
+            --paths-csv {input.paths:q} \
             --predictions {params.predictions:q} \
-            --plan {input.plan:q} \
             --settings {params.settings:q} \
-            --output {output.results:q} \
+            --output-csv {output.results:q} \
             --output-paths {output.paths:q} \
+            --scores {params.scores:q}/scores \
+            --num-workers-evaluate {threads} \
             >{log:q} 2>&1
         """
 
 
 use rule evaluate as evaluate_strategy with:
     input:
-        predictions=expand(
-            "<results>/{{experiment}}/postprocess/{{strategy}}/predictions/train/{case}.nii.gz",
-            case=TRAIN,
-        ),
+        before=manifests("postprocess/{experiment}/{strategy}/", TRAIN_CHUNKS),
         masks=[case.mask for case in TRAIN.values()],
         paths=ancient("<results>/train_paths.csv"),
-        plan=ancient(PLAN),
+        plan=ancient("<results>/config.json"),
+        settled=settled,
+        code=code("evaluate"),
     output:
         results="<results>/{experiment}/postprocess/{strategy}/postprocess_results.csv",
         paths="<results>/{experiment}/postprocess/{strategy}/evaluation_paths.csv",
@@ -56,6 +61,10 @@ use rule evaluate as evaluate_strategy with:
         "<results>/logs/evaluate/{experiment}_{strategy}.log",
     params:
         script=script("evaluate"),
-        plan=plan("evaluate"),
+        plan=plan("evaluate", lambda wildcards: f"{CONFIG.results}/config.json"),
         settings=settings("evaluate"),
-        predictions=folder_of_predictions,
+        predictions=lambda wildcards: (
+            f"{CONFIG.results}/{wildcards.experiment}/postprocess/{wildcards.strategy}"
+            "/predictions/train"
+        ),
+        scores=subpath(output.results, parent=True),

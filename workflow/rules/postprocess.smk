@@ -9,28 +9,31 @@ out: <results>/{experiment}/postprocess/{strategy}/predictions/{train,test}/{cas
 
 rule postprocess:
     input:
-        prediction="<results>/{experiment}/predictions/train/raw/{case}.nii.gz",
+        before="<results>/done/predict/{experiment}/{chunk}.json",
+        settled=settled,
         strategy=lambda wildcards: STRATEGIES[wildcards.strategy],
+        code=code("postprocess"),
     output:
-        "<results>/{experiment}/postprocess/{strategy}/predictions/train/{case}.nii.gz",
+        "<results>/done/postprocess/{experiment}/{strategy}/{chunk}.json",
     log:
-        "<results>/logs/postprocess/{experiment}_{strategy}_{case}.log",
+        "<results>/logs/postprocess/{experiment}_{strategy}_{chunk}.log",
     conda:
         "../../envs/cpu.yaml"
     params:
         script=script("postprocess"),
-        ahead=ahead(FOLD_MATES),
-        predictions=subpath(input.prediction, parent=True),
-        folder=subpath(output[0], parent=True),
+        cases=cases,
+        home=lambda wildcards: f"{CONFIG.results}/{wildcards.experiment}",
+        raw=lambda wildcards: "test" if part_of(wildcards) == "test" else "train/raw",
+        part=part_of,
     shell:
         r"""
         python {params.script:q} \
-            --predictions {params.predictions:q} \
-            --strategy {input.strategy:q} \
-            --case {wildcards.case:q} \
-            --ahead {params.ahead:q} \
-            --handover {params.folder:q}/.ahead \
-            --output {params.folder:q} \
+            --base-predictions {params.home:q}/predictions/{params.raw} \
+            --postprocess-strategy {input.strategy:q} \
+            --case {params.cases:q} \
+            --after {input.before:q} \
+            --output {params.home:q}/postprocess/{wildcards.strategy:q}/predictions/{params.part} \
+            --manifest {output:q} \
             >{log:q} 2>&1
         """
 
@@ -46,13 +49,3 @@ rule keep_strategy:
         "../../envs/cpu.yaml"
     shell:
         "cp {input:q} {output:q} > {log:q} 2>&1"
-
-
-use rule postprocess as postprocess_test with:
-    input:
-        prediction="<results>/{experiment}/predictions/test/{case}.nii.gz",
-        strategy=lambda wildcards: STRATEGIES[wildcards.strategy],
-    output:
-        "<results>/{experiment}/postprocess/{strategy}/predictions/test/{case}.nii.gz",
-    log:
-        "<results>/logs/postprocess_test/{experiment}_{strategy}_{case}.log",

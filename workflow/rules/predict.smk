@@ -9,15 +9,18 @@ out: <results>/{experiment}/predictions/train/raw/{case}.nii.gz, predictions/tes
 
 rule predict:
     input:
-        image="<numpy>/images/{case}.npy",
-        geometry="<numpy>/geometry/{case}.json",
+        arrays=lambda wildcards: ancient(arrays_path(wildcards)),
+        settled=settled,
         models=lambda wildcards: (
-            f"<results>/{{experiment}}/models/fold_{FOLDS[wildcards.case]}.pt"
+            f"<results>/{wildcards.experiment}/models/{wildcards.chunk.split('-')[0]}.pt"
         ),
+        code=code("predict"),
     output:
-        "<results>/{experiment}/predictions/train/raw/{case}.nii.gz",
+        "<results>/done/predict/{experiment}/{chunk}.json",
     log:
-        "<results>/logs/predict/{experiment}_{case}.log",
+        "<results>/logs/predict/{experiment}_{chunk}.log",
+    wildcard_constraints:
+        chunk=any_of(TRAIN_CHUNKS),
     conda:
         "../../envs/gpu.yaml"
     resources:
@@ -25,37 +28,42 @@ rule predict:
     params:
         script=script("predict"),
         settings=settings("predict"),
-        ahead=ahead(FOLD_MATES),
-        numpy=subpath(input.image, ancestor=2),
-        folder=subpath(output[0], parent=True),
+        arrays=arrays(in_chunk),
+        cases=cases,
+        jobs_per_gpu=jobs_per_gpu,
+        numpy=subpath(input.arrays, parent=True),
+        folder=lambda wildcards: (
+            f"{CONFIG.results}/{wildcards.experiment}/predictions/train/raw"
+        ),
     shell:
         r"""
         python {params.script:q} \
             --numpy {params.numpy:q} \
             --models {input.models:q} \
             --settings {params.settings:q} \
-            --case {wildcards.case:q} \
-            --ahead {params.ahead:q} \
-            --handover {params.folder:q}/.ahead \
+            --case {params.cases:q} \
+            --after {input.arrays:q} \
+            --jobs-per-gpu {params.jobs_per_gpu} \
             --output {params.folder:q} \
+            --manifest {output:q} \
             >{log:q} 2>&1
         """
 
 
 use rule predict as predict_test with:
     input:
-        image="<numpy>/test/images/{case}.npy",
-        geometry="<numpy>/test/geometry/{case}.json",
+        arrays=lambda wildcards: ancient(arrays_path(wildcards)),
+        settled=settled,
         models=expand(
             "<results>/{{experiment}}/models/fold_{fold}.pt", fold=range(N_FOLDS)
         ),
-    output:
-        "<results>/{experiment}/predictions/test/{case}.nii.gz",
+        code=code("predict"),
     log:
-        "<results>/logs/predict_test/{experiment}_{case}.log",
+        "<results>/logs/predict_test/{experiment}_{chunk}.log",
+    wildcard_constraints:
+        chunk=any_of(TEST_CHUNKS),
     params:
-        script=script("predict"),
-        settings=settings("predict"),
-        ahead=ahead(FOLD_MATES),
-        numpy=subpath(input.image, ancestor=2),
-        folder=subpath(output[0], parent=True),
+        arrays=arrays(in_chunk, "gather_test_arrays"),
+        folder=lambda wildcards: (
+            f"{CONFIG.results}/{wildcards.experiment}/predictions/test"
+        ),

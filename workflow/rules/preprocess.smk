@@ -4,59 +4,82 @@ Every case on the training grid.
 in:  the images and label map of a case, and the plan
 out: <numpy>/images/{case}.npy, labels/{case}.npy, foreground/{case}.npy, geometry/{case}.json
      <numpy>/test/ with images and geometry of the test cases
+     <numpy>/arrays.json, test/arrays.json, what the arrays of all cases hold, in short
+     <numpy>/{experiment}/ has its own of these where the experiment changes the grid
 """
 
 
 rule preprocess:
     input:
-        images=images,
-        mask=mask,
-        plan=ancient(PLAN),
+        files=files_in_chunk,
+        plan=ancient("<results>/{grid}config.json"),
+        code=code("preprocess"),
     output:
-        image="<numpy>/images/{case}.npy",
-        labels="<numpy>/labels/{case}.npy",
-        foreground="<numpy>/foreground/{case}.npy",
-        geometry="<numpy>/geometry/{case}.json",
+        "<results>/done/preprocess/{grid}{chunk}.json",
     log:
-        "<results>/logs/preprocess/{case}.log",
+        "<results>/logs/preprocess/{grid}{chunk}.log",
     conda:
         "../../envs/cpu.yaml"
     params:
         script=script("preprocess"),
         plan=plan("preprocess"),
+        settings=settings("preprocess"),
         files=files,
         dataset=DATASET,
-        samples=CONFIG.preprocess.foreground_samples,
-        ahead=ahead(MATES),
-        folder=subpath(output.image, ancestor=2),
+        cases=cases,
+        folder=lambda wildcards: (
+            f"{CONFIG.numpy}/{wildcards.grid}"
+            + ("test" if part_of(wildcards) == "test" else "")
+        ),
     shell:
         r"""
         python {params.script:q} \
             --dataset {params.dataset:q} \
             --plan {input.plan:q} \
-            --foreground-samples {params.samples} \
-            --case {wildcards.case:q} \
-            --ahead {params.ahead:q} \
-            --handover {params.folder:q}/.ahead \
+            --settings {params.settings:q} \
+            --case {params.cases:q} \
             --output {params.folder:q} \
+            --manifest {output:q} \
             >{log:q} 2>&1
         """
 
 
-use rule preprocess as preprocess_test with:
+checkpoint gather_arrays:
     input:
-        images=images,
-        plan=ancient(PLAN),
+        manifests("preprocess/{grid}", TRAIN_CHUNKS),
     output:
-        image="<numpy>/test/images/{case}.npy",
-        geometry="<numpy>/test/geometry/{case}.json",
+        "<numpy>/{grid}arrays.json",
     log:
-        "<results>/logs/preprocess_test/{case}.log",
+        "<results>/logs/gather_arrays/{grid}gather.log",
+    conda:
+        "../../envs/cpu.yaml"
     params:
-        script=script("preprocess"),
-        plan=plan("preprocess"),
-        files=files,
-        dataset=DATASET,
-        samples=CONFIG.preprocess.foreground_samples,
-        ahead=ahead(MATES),
-        folder=subpath(output.image, ancestor=2),
+        script=script("gather"),
+    shell:
+        r"""
+        python {params.script:q} \
+            --manifests {input:q} \
+            --output {output:q} \
+            >{log:q} 2>&1
+        """
+
+
+checkpoint gather_test_arrays:
+    input:
+        manifests("preprocess/{grid}", TEST_CHUNKS),
+    output:
+        "<numpy>/{grid}test/arrays.json",
+    log:
+        "<results>/logs/gather_test_arrays/{grid}gather.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        script=script("gather"),
+    shell:
+        r"""
+        python {params.script:q} \
+            --manifests {input:q} \
+            --pass-on \
+            --output {output:q} \
+            >{log:q} 2>&1
+        """

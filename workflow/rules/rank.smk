@@ -3,14 +3,38 @@ Experiments and strategies against each other, and the report.
 
 in:  all results tables
 out: <results>/rank/ranking.csv, ranking_detailed.csv, <results>/report.html, summary.txt
+     <results>/done/cases.json, which is made only if no case of any stage failed
 """
 
 NAMES, TABLES, FOLDERS = zip(*candidates())
 
 
+rule gather_cases:
+    input:
+        manifests=of_every_case(),
+        settled=all_settled,
+    output:
+        "<results>/done/cases.json",
+    log:
+        "<results>/logs/gather_cases.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        script=script("gather"),
+    shell:
+        r"""
+        python {params.script:q} \
+            --manifests {input.manifests:q} \
+            --output {output:q} \
+            >{log:q} 2>&1
+        """
+
+
 rule rank:
     input:
-        TABLES,
+        tables=TABLES,
+        settled=all_settled,
+        code=code("rank"),
     output:
         summary="<results>/rank/ranking.csv",
         detailed="<results>/rank/ranking_detailed.csv",
@@ -24,7 +48,7 @@ rule rank:
     shell:
         r"""
         python {params.script:q} \
-            --results {input:q} \
+            --results {input.tables:q} \
             --names {params.names:q} \
             --output-csv {output.summary:q} \
             --output-detailed-csv {output.detailed:q} \
@@ -41,8 +65,10 @@ rule report:
             experiment=EXPERIMENTS,
             fold=range(N_FOLDS),
         ),
-        plan=ancient(PLAN),
+        plan=ancient("<results>/config.json"),
+        settled=all_settled,
         paths=ancient("<results>/train_paths.csv"),
+        code=code("report"),
     output:
         page="<results>/report.html",
         summary="<results>/summary.txt",

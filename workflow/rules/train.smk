@@ -10,13 +10,9 @@ out: <results>/{experiment}/models/fold_{fold}.pt, logs/fold_{fold}/ (TensorBoar
 
 rule train:
     input:
-        arrays=lambda wildcards: expand(
-            "<numpy>/{kind}/{case}.npy",
-            kind=["images", "labels", "foreground"],
-            case=trained_on(wildcards.fold),
-        ),
-        plan=ancient(PLAN),
-        paths=ancient("<results>/train_paths.csv"),
+        arrays=lambda wildcards: ancient(arrays_path(wildcards)),
+        plan=lambda wildcards: ancient(plan_path(wildcards)),
+        code=code("train"),
     output:
         "<results>/{experiment}/models/fold_{fold}.pt",
     log:
@@ -25,24 +21,27 @@ rule train:
         "<results>/benchmarks/train/{experiment}_fold_{fold}.tsv"
     conda:
         "../../envs/gpu.yaml"
-    # On a CPU folds side by side are no faster than one after the other, and take more memory.
-    threads: workflow.cores or 1
+    threads: threads_of_training
     resources:
-        gpu=1,
+        gpu=gpus_of_training,
     params:
         script=script("train"),
         plan=plan("train"),
         settings=settings("train"),
-        numpy=CONFIG.numpy,
+        arrays=arrays(trained_on),
+        jobs_per_gpu=jobs_per_gpu,
+        paths=subpath(input.plan, parent=True),
+        numpy=subpath(input.arrays, parent=True),
         home=subpath(output[0], ancestor=2),
     shell:
         r"""
         python {params.script:q} \
-            --paths {input.paths:q} \
+            --paths {params.paths:q}/train_paths.csv \
             --numpy {params.numpy:q} \
             --plan {input.plan:q} \
             --settings {params.settings:q} \
             --fold {wildcards.fold} \
+            --jobs-per-gpu {params.jobs_per_gpu} \
             --checkpoint {params.home:q}/checkpoints/fold_{wildcards.fold}_checkpoint.pt \
             --logs {params.home:q}/logs/fold_{wildcards.fold} \
             --model {output:q} \

@@ -7,13 +7,14 @@ from mist_core import analyze, cli
 from mist_core.config import Analyze
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.files import read_json, write_json, write_rows
-from mist_core.folds import assign_folds, read_recorded_folds, write_recorded_folds
+from mist_core.folds import deal_folds, write_recorded_folds
 
 
 def main() -> None:
     p = cli.parser(__doc__)
     p.add_argument("--dataset", type=Path, required=True, help="dataset JSON")
     p.add_argument("--fingerprints", type=Path, required=True, help="folder of <case>.json")
+    p.add_argument("--folds", type=Path, required=True, help="record of the folds, kept up to date")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
     p.add_argument("--limit-cases", type=int, help="use only the first so many cases")
     p.add_argument("--output", type=Path, required=True, help="the results folder")
@@ -31,15 +32,15 @@ def main() -> None:
             (args.fingerprints / f"{fingerprint.id}.json").unlink()
     plan = analyze.make_plan(prints, dataset, settings)
 
-    record = args.output / "folds.json"
-    folds = assign_folds(cases, settings.folds, read_recorded_folds(record, settings.folds))
+    table = Path(settings.case_table) if settings.case_table else None
+    folds = deal_folds(cases, settings.folds, args.folds, table)
     rows = [
         {"id": c.id, "fold": folds[c.id], "mask": c.mask}
         | dict(zip(dataset.channels, c.images, strict=True))
         for c in cases.values()
     ]
     boxes = [analyze.box_row(fingerprint) for fingerprint in prints]
-    write_recorded_folds(record, settings.folds, folds)
+    write_recorded_folds(args.folds, settings.folds, folds)
     write_rows(args.output / "train_paths.csv", list(rows[0]), rows)
     write_rows(args.output / "fg_bboxes.csv", list(boxes[0]), boxes)
     write_json(args.output / "config.json", plan.model_dump(mode="json"))

@@ -23,7 +23,7 @@ def main() -> None:
         fingerprint = analyze.fingerprint(dataset.case(case_id))
         write_json(folder / f"{case_id}.json", analyze.fingerprint_to_json(fingerprint))
 
-    cli.do_cases(cli.CaseWork(lambda case_id: [f"{case_id}.json"], key, compute), args)
+    cli.do_asked(cli.CaseWork(lambda case_id: [f"{case_id}.json"], key, compute), args)
 
 
 if __name__ == "__main__":

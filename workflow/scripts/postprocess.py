@@ -7,25 +7,25 @@ from mist_core import cli
 
 def main() -> None:
     p = cli.case_parser(__doc__)
-    p.add_argument("--predictions", type=Path, required=True, help="folder of <case>.nii.gz")
-    p.add_argument("--strategy", type=Path, required=True, help="strategy JSON")
+    p.add_argument("--base-predictions", type=Path, required=True, help="folder of <case>.nii.gz")
+    p.add_argument("--postprocess-strategy", type=Path, required=True, help="strategy JSON")
     args = p.parse_args()
 
     def source(case_id: str) -> Path:
-        return args.predictions / f"{case_id}.nii.gz"
+        return args.base_predictions / f"{case_id}.nii.gz"
 
     def key(case_id: str) -> str:
-        return cli.digest(args.strategy.read_text(encoding="utf-8"), source(case_id))
+        return cli.digest(args.postprocess_strategy.read_text(encoding="utf-8"), source(case_id))
 
     def compute(case_id: str, folder: Path) -> None:
         from mist_core import io, postprocess
 
-        strategy = postprocess.read_strategy(args.strategy)
+        strategy = postprocess.read_strategy(args.postprocess_strategy)
         before = io.read_labels(source(case_id))
         after = io.Volume(postprocess.postprocess(before.array, strategy), before.geometry)
         io.write_volume(folder / f"{case_id}.nii.gz", after)
 
-    cli.do_cases(cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute), args)
+    cli.do_asked(cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute), args)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_core import cli
+from mist_core.lease import take_gpus
 
 
 def main() -> None:
@@ -13,6 +14,7 @@ def main() -> None:
     p.add_argument("--numpy", type=Path, required=True, help="folder of the preprocessed arrays")
     p.add_argument("--models", type=Path, nargs="+", required=True, help="averaged")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
+    p.add_argument("--jobs-per-gpu", type=int, default=1, help="that may share a GPU")
     args = p.parse_args()
 
     def arrays(case_id: str) -> tuple[Path, Path]:
@@ -23,6 +25,7 @@ def main() -> None:
 
     @cache
     def loaded() -> Any:
+        take_gpus(1, args.jobs_per_gpu)
         from mist_core import predict
 
         return predict.load_models(args.models)
@@ -36,7 +39,7 @@ def main() -> None:
         volume = predict.predict_case(loaded(), image, geometry, settings)
         io.write_volume(folder / f"{case_id}.nii.gz", volume)
 
-    cli.do_cases(cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute), args)
+    cli.do_asked(cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute), args)
 
 
 if __name__ == "__main__":

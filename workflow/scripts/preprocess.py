@@ -1,8 +1,10 @@
 """Bring cases to the training grid: arrays that can be memory-mapped, and the way back."""
 
+import json
 from pathlib import Path
 
 from mist_core import cli
+from mist_core.config import Preprocess
 from mist_core.dataset import read_dataset
 from mist_core.files import read_json
 from mist_core.plan import part_read_by
@@ -12,9 +14,9 @@ def main() -> None:
     p = cli.case_parser(__doc__)
     p.add_argument("--dataset", type=Path, required=True, help="dataset JSON")
     p.add_argument("--plan", type=Path, required=True, help="config.json written by analyze")
-    p.add_argument("--foreground-samples", type=int, default=10_000, help="voxels per class")
+    p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
     args = p.parse_args()
-    dataset = read_dataset(args.dataset)
+    dataset, settings = read_dataset(args.dataset), Preprocess(**args.settings)
     obeyed = part_read_by("preprocess", read_json(args.plan))
 
     def outputs(case_id: str) -> list[str]:
@@ -26,7 +28,7 @@ def main() -> None:
     def key(case_id: str) -> str:
         case = dataset.case(case_id)
         files = [*case.images, *([case.mask] if case.mask else [])]
-        return cli.digest(obeyed, args.foreground_samples, *files)
+        return cli.digest(obeyed, args.settings, *files)
 
     def compute(case_id: str, folder: Path) -> None:
         from mist_core import io, preprocess
@@ -37,9 +39,9 @@ def main() -> None:
         images = [io.read_image(path) for path in case.images]
         mask = io.read_labels(case.mask) if case.mask else None
         done = preprocess.preprocess(images, mask, plan)
-        preprocess.write(done, folder, case_id, plan, args.foreground_samples)
+        preprocess.write(done, folder, case_id, plan, settings.foreground_samples)
 
-    cli.do_cases(cli.CaseWork(outputs, key, compute), args)
+    cli.do_asked(cli.CaseWork(outputs, key, compute), args)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Train one fold. Run again, it goes on from its checkpoint."""
 
+import argparse
 import json
+import sys
 from pathlib import Path
 
-from mist_core import cli, train
+from mist_core import cli, parallel, train
 from mist_core.config import Train
-from mist_core.errors import DataError
 from mist_core.files import read_json, read_rows
+from mist_core.lease import held_files, take_gpus
 from mist_core.patches import open_case
 from mist_core.plan import parse_plan, part_read_by
 
@@ -20,21 +22,33 @@ def main() -> None:
     p.add_argument("--fold", type=int, required=True, help="the fold that is held out")
     p.add_argument("--model", type=Path, required=True, help="the model file to write")
     p.add_argument("--checkpoint", type=Path, required=True, help="written after every epoch")
+    p.add_argument("--jobs-per-gpu", type=int, default=1, help="that may share a GPU")
     p.add_argument("--logs", type=Path, required=True, help="folder for TensorBoard")
     args = p.parse_args()
     settings = Train(**args.settings)
+    if parallel.is_one_of_several():
+        fit(args, settings)
+        return
+    take_gpus(settings.gpus, args.jobs_per_gpu)
+    with cli.alone(args.checkpoint):
+        if settings.gpus > 1:
+            sys.exit(parallel.start(settings.gpus, sys.argv, held_files()))
+        fit(args, settings)
+
+
+def fit(args: argparse.Namespace, settings: Train) -> None:
+    """Train, and write the model."""
     plan_fields = read_json(args.plan)
     plan = parse_plan(plan_fields, str(args.plan))
-
     ids = [row["id"] for row in read_rows(args.paths) if int(row["fold"]) != args.fold]
-    arrays = [args.numpy / kind / f"{i}.npy" for i in ids for kind in ("images", "labels")]
-    if missing := [path for path in arrays if not path.exists()]:
-        raise DataError(f"{missing[0]}: expected a preprocessed array, found none. Preprocess.")
-    identity = cli.digest(args.settings, part_read_by("train", plan_fields), *arrays)
+    kinds = ("images", "labels", "foreground")
+    arrays = {i: cli.content_of(args.numpy, i, [f"{k}/{i}.npy" for k in kinds]) for i in ids}
+    identity = cli.digest(args.settings, part_read_by("train", plan_fields), arrays)
     cases = [open_case(args.numpy, case_id) for case_id in ids]
     paths = train.Paths(args.checkpoint, args.logs)
     model = train.train(cases, plan, settings, args.fold, paths, identity)
-    train.save_model(args.model, model, plan, settings, args.fold)
+    if parallel.is_first():
+        train.save_model(args.model, model, plan, settings, args.fold)
 
 
 if __name__ == "__main__":

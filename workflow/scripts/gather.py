@@ -1,0 +1,35 @@
+"""Gather what became of all cases of some jobs; fail by name if any of them failed."""
+
+from pathlib import Path
+
+from mist_core import cli
+from mist_core.errors import raise_all
+from mist_core.files import read_json, write_json
+
+
+def main() -> None:
+    p = cli.parser(__doc__)
+    p.add_argument("--manifests", type=Path, nargs="+", required=True, help="what jobs wrote")
+    p.add_argument(
+        "--pass-on", action="store_true", help="leave failures to the stages that follow"
+    )
+    p.add_argument("--output", type=Path, required=True, help="JSON: what became of each case")
+    args = p.parse_args()
+
+    cases = {}
+    problems: dict[str, None] = {}  # each once: later stages pass a failure on
+    for path in args.manifests:
+        made = read_json(path)
+        cases |= made["cases"]
+        failed = cli.failures(made)
+        problems |= dict.fromkeys(f"case {case}: {error}" for case, error in failed.items())
+        if failed and not args.pass_on:
+            path.unlink()  # to be tried again next time
+    if not args.pass_on:
+        raise_all(list(problems), "cases that failed")
+    short = {c: {k: s[k] for k in ("content", "error") if k in s} for c, s in cases.items()}
+    write_json(args.output, {"cases": dict(sorted(short.items()))})
+
+
+if __name__ == "__main__":
+    cli.run(main)
