@@ -1,7 +1,7 @@
 """Which cases share a job. Sticky: a case that comes or goes changes one chunk of its group."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mist_core.errors import DataError
@@ -24,6 +24,17 @@ def chunk_cases(groups: Mapping[str, str], present: set[str], size: int) -> dict
             if kept:
                 chunks[f"{group}-{start // size}"] = kept
     return chunks
+
+
+def group_cases(
+    recorded: Mapping[str, str], folds: Mapping[str, int], tests: Iterable[str]
+) -> dict[str, str]:
+    """The group of every case there ever was: its fold, or the test cases.
+
+    Cases keep their order; new ones come last.
+    """
+    groups = dict(recorded) | {case: f"fold_{fold}" for case, fold in folds.items()}
+    return groups | dict.fromkeys(tests, "test")
 
 
 def read_record(path: Path, task: str) -> tuple[int | None, dict[str, str]]:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -43,6 +43,7 @@ def case_parser(description: str | None) -> argparse.ArgumentParser:
     p = parser(description)
     p.add_argument("--case", nargs="+", required=True, help="ids of the cases to do")
     p.add_argument("--output", type=Path, required=True, help="folder for what is made")
+    p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
     p.add_argument("--after", type=Path, help="manifest of the stage before: its failures stay")
     p.add_argument(
         "--manifest",
@@ -135,7 +136,20 @@ class CaseWork:
 
 def do_asked(work: CaseWork, args: argparse.Namespace, workers: int = 1) -> None:
     """``do_cases`` for the arguments of a ``case_parser``."""
+    sources = [path.read_text(encoding="utf-8") for path in args.tracked]
+    if sources:
+        own = work.key
+        work = replace(work, key=lambda case: digest(own(case), sources))
     do_cases(work, args.case, args.output, args.manifest, args.after, workers)
+
+
+def again() -> str:
+    """A word for this run if the user asked to make this script's stage again, else nothing.
+
+    The workflow says so in MIST_AGAIN: what was made, and from what, is then no reason to keep it.
+    """
+    word, *stages = os.environ.get("MIST_AGAIN", "").split() or [""]
+    return word if Path(sys.argv[0]).stem in stages else ""
 
 
 def do_cases(
@@ -201,7 +215,7 @@ def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
     record = record_of(output, case)
     key = work.key(case)
     state = {"key": key, "files": names}
-    if record.exists() and all((output / name).exists() for name in names):
+    if not again() and record.exists() and all((output / name).exists() for name in names):
         found: dict[str, Any] = read_json(record)
         if state.items() <= found.items():
             return found

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mist_core.chunks import chunk_cases, read_record, write_record
+from mist_core.chunks import chunk_cases, group_cases, read_record, write_record
 from mist_core.errors import DataError
 
 GROUPS = st.dictionaries(st.text("abc", min_size=1, max_size=4), st.sampled_from(["f0", "f1"]))
@@ -58,3 +58,15 @@ def test_results_of_another_task_are_not_mixed_with(tmp_path):
     write_record(path, "liver", 4, {})
     with pytest.raises(DataError, match=r"results: expected the results of demo, found .* liver"):
         read_record(path, "demo")
+
+
+def test_new_cases_come_last_and_old_ones_keep_their_place():
+    recorded = {"z": "fold_0", "gone": "fold_1", "t": "test"}
+    groups = group_cases(recorded, {"a": 1, "z": 1}, ["s", "t"])
+    assert list(groups.items()) == [
+        ("z", "fold_1"),
+        ("gone", "fold_1"),
+        ("t", "test"),
+        ("a", "fold_1"),
+        ("s", "test"),
+    ]

@@ -35,8 +35,10 @@ SMALL = [{"transform": "remove_small_objects", "apply_to_labels": [-1], "per_lab
 class Project:
     """A folder as a user has it, with a dataset of four training cases and one test case."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path = ROOT, options: tuple = ("--cores", "2")) -> None:
         self.folder = folder
+        self.root = root
+        self.options = options
         self.config = json.loads(json.dumps(TINY))
         make = ROOT / "workflow/scripts/make_demo_data.py"
         subprocess.run([sys.executable, make, "--output", folder / "data"], check=True)
@@ -56,30 +58,30 @@ class Project:
         (self.folder / "my.yaml").write_text(yaml.safe_dump(self.config))
         return [
             BIN / "snakemake",
-            *("--snakefile", ROOT / "Snakefile"),
-            *("--cores", "2"),
+            *("--snakefile", self.root / "Snakefile"),
+            *self.options,
             *("--configfile", "my.yaml"),
         ]
 
-    def run(self):
+    def run(self, *more):
         """Exit code, output, and how many jobs of each rule ran, counted by their logs."""
         started = time.time_ns()
         done = subprocess.run(
-            self.command(),
+            [*self.command(), *more],
             cwd=self.folder,
             check=False,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.root)},
         )
         logs = self.folder / "results/logs"
         written = [p for p in logs.rglob("*.log") if p.stat().st_mtime_ns >= started]
         return done.returncode, done.stdout, Counter(p.relative_to(logs).parts[0] for p in written)
 
-    def jobs(self):
+    def jobs(self, *more):
         """Jobs of a run that succeeds; a second run must find nothing to do."""
-        code, output, jobs = self.run()
+        code, output, jobs = self.run(*more)
         assert code == 0, output
         code, output, again = self.run()
         assert code == 0, output
@@ -102,6 +104,12 @@ class Project:
         return {row["id"]: int(row["fold"]) for row in rows}
 
 
+CLUSTER = (
+    *("--executor", "cluster-generic", "--jobs", "2", "--latency-wait", "10"),
+    *("--cluster-generic-submit-cmd", str(ROOT / "tests/qsub.sh")),
+)
+
+
 @pytest.fixture
 def project(tmp_path):
     return Project(tmp_path)
@@ -122,7 +130,13 @@ GATHER = {"gather_cases": 1}
 ON_THE_GRID = {"analyze": 1, "preprocess": 3, "gather_arrays": 1, "gather_test_arrays": 1}
 
 
-def test_each_change_reruns_what_depends_on_it_and_nothing_else(project):
+@pytest.mark.parametrize(
+    "options",
+    [("--cores", "2"), pytest.param(CLUSTER, marks=pytest.mark.slow)],
+    ids=["local", "cluster"],
+)
+def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, options):
+    project = Project(tmp_path, options=options)
     data, results = project.folder / "data", project.folder / "results"
     once = {"fingerprint": 2, "test_paths": 1, "keep_strategy": 4}
     assert project.jobs() == once | ON_THE_GRID | OF_BOTH | GATHER | OF_ALL
@@ -211,6 +225,100 @@ def test_many_changes_at_once_are_all_followed(project):
     jobs = project.jobs()
     expected = {"train": 2, "predict": 2, "predict_test": 1, "evaluate": 3}
     assert {rule: jobs[rule] for rule in expected} == expected
+
+
+def test_a_stage_that_is_asked_for_again_is_made_again(project):
+    project.config["experiments"] = {"a": {}}
+    project.jobs()
+    before = project.made()
+    # The arrays are what they were, so nothing follows from them.
+    jobs = project.jobs("--forcerun", "preprocess")
+    assert jobs == {"preprocess": 3, "gather_arrays": 1, "gather_test_arrays": 1}
+    arrays = {path for path in before if path.startswith("numpy")}
+    assert project.changed(before) == arrays
+
+    checkpoint = project.folder / "results/a/checkpoints/fold_0_checkpoint.pt"
+    trained = checkpoint.stat().st_mtime_ns
+    assert project.jobs("--forcerun", "train")["predict"] == 2
+    assert checkpoint.stat().st_mtime_ns > trained
+
+
+def test_code_is_followed_where_the_config_says_so(tmp_path):
+    root = tmp_path / "repository"
+    for name in ("mist_core", "workflow", "profiles", "config", "envs"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "Snakefile", root)
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project", root)
+    project.config |= {"experiments": {"a": {}}, "track_code": ["preprocess", "postprocess"]}
+    project.jobs()
+
+    def edit(module):
+        with (root / f"mist_core/{module}.py").open("a") as stream:
+            stream.write("# an edit\n")
+
+    edit("train")
+    edit("predict")
+    assert project.jobs() == {}
+    before = project.made()
+    edit("postprocess")
+    assert project.jobs() == {"postprocess": 6, "evaluate": 2} | GATHER | OF_ALL
+    assert {"postprocess"} == {Path(p).parts[2] for p in project.changed(before)}
+    before = project.made()
+    edit("resample")
+    gather = {"gather_arrays": 1, "gather_test_arrays": 1}
+    assert project.jobs() == {"preprocess": 3} | gather
+    assert {path for path in before if path.startswith("numpy")} == project.changed(before)
+
+
+def test_experiments_share_the_grid_unless_they_change_it(project):
+    project.config["experiments"] = {
+        "a": {},
+        "patch": {"analyze": {"patch_size": [32, 16, 16]}},
+        "fine": {"analyze": {"target_spacing": [0.9, 0.9, 0.9]}},
+    }
+    jobs = project.jobs()
+    assert (jobs["fingerprint"], jobs["analyze"], jobs["preprocess"]) == (2, 3, 6)
+    assert (jobs["gather_arrays"], jobs["train"]) == (2, 6)
+    shapes = [
+        np.load(project.folder / f"numpy/{grid}images/demo_01.npy", mmap_mode="r").shape
+        for grid in ("", "fine/")
+    ]
+    assert np.prod(shapes[1]) > 1.3 * np.prod(shapes[0])
+    assert not (project.folder / "numpy/patch").exists()
+
+    project.config["experiments"]["fine"]["analyze"]["target_spacing"] = [1.0, 0.9, 0.9]
+    jobs = project.jobs()
+    assert (jobs["analyze"], jobs["preprocess"], jobs["train"]) == (1, 3, 2)
+    assert "fingerprint" not in jobs
+
+
+def test_the_cases_of_a_patient_share_a_fold(project):
+    rows = [f"demo_{n:02d},{patient}" for n, patient in enumerate("PQPQ", 1)]
+    (project.folder / "cases.csv").write_text("\n".join(["id,patient", *rows]) + "\n")
+    project.config |= {"experiments": {"a": {}}}
+    project.config["analyze"]["case_table"] = "cases.csv"
+    project.jobs()
+    folds = project.folds()
+    assert folds["demo_01"] == folds["demo_03"] != folds["demo_02"] == folds["demo_04"]
+
+    (project.folder / "cases.csv").write_text("id,patient\ndemo_01,P\n")
+    code, output, _ = project.run()
+    assert code == 1
+    assert "cases.csv: expected one row for case demo_04, found 0." in output
+
+
+def test_results_of_another_dataset_are_not_overwritten(project):
+    project.config["experiments"] = {"a": {}}
+    project.jobs()
+    before = project.made()
+    path = project.folder / "data/dataset.json"
+    path.write_text(path.read_text().replace('"demo"', '"liver"'))
+    code, output, jobs = project.run()
+    assert code == 1
+    assert "results: expected the results of liver, found those of demo." in output
+    assert jobs == Counter()
+    assert project.made() == before
 
 
 def test_a_killed_run_goes_on_where_it_was(project):

@@ -23,6 +23,7 @@ rule fingerprint:
         files=files,
         dataset=DATASET,
         cases=cases,
+        tracked=tracked,
         folder=f"{CONFIG.results}/fingerprints",
     shell:
         r"""
@@ -30,7 +31,7 @@ rule fingerprint:
             --dataset {params.dataset:q} \
             --case {params.cases:q} \
             --output {params.folder:q} \
-            --manifest {output:q} \
+            --manifest {output:q} {params.tracked} \
             >{log:q} 2>&1
         """
 
@@ -54,7 +55,8 @@ checkpoint analyze:
         dataset=DATASET,
         settings=settings("analyze"),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
-        results=CONFIG.results,
+        cases_per_job=lambda wildcards, input: CASES_PER_JOB,
+        results=lambda wildcards: CONFIG.results,
         output=subpath(output.plan, parent=True),
     shell:
         r"""
@@ -62,6 +64,8 @@ checkpoint analyze:
             --dataset {params.dataset:q} \
             --fingerprints {params.results:q}/fingerprints \
             --folds {params.results:q}/folds.json \
+            --chunks {params.results:q}/done/chunks.json \
+            --cases-per-job {params.cases_per_job} \
             --settings {params.settings:q} \
             --output {params.output:q} \
             {params.limit} \

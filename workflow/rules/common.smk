@@ -10,6 +10,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +18,8 @@ import yaml
 from snakemake.exceptions import IncompleteCheckpointException
 
 import mist_core
-from mist_core.chunks import chunk_cases, read_record, write_record
-from mist_core.cli import claim, digest, forget_lost_files
+from mist_core.chunks import chunk_cases, group_cases, read_record
+from mist_core.cli import digest, forget_lost_files
 from mist_core.config import Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
@@ -40,6 +41,15 @@ else:
     )
 SCRIPTS = os.path.relpath(Path(workflow.current_basedir) / "../scripts")
 DEMO = Path("data/demo")  # made by rule make_demo_data when the config names no dataset
+# Stages whose jobs look at what they made before: cases that are done, a checkpoint.
+STAGES_WITH_MEMORY = (
+    "fingerprint",
+    "preprocess",
+    "train",
+    "predict",
+    "postprocess",
+    "evaluate",
+)
 CHUNK_MB = 64  # files that one job reads at most when cases_per_job is auto
 LARGEST_CHUNK = 64
 
@@ -167,14 +177,15 @@ GRIDS = {"", *PLAN_OF.values(), *GRID_OF.values()}
 
 
 def chunks():
-    """The cases of every job, by name of the chunk, and the record that keeps them so."""
-    size, groups = read_record(Path(CONFIG.results) / "done/chunks.json", FACTS["task"])
-    groups |= {case: f"fold_{FOLDS[case]}" for case in TRAIN}
-    groups |= {case: "test" for case in TEST}
+    """The cases of every job, by name of the chunk, and how many there may be in one."""
+    record = Path(CONFIG.results) / "done/chunks.json"
+    size, groups = read_record(record, FACTS["task"])
     if CONFIG.cases_per_job != "auto":
         size = CONFIG.cases_per_job
+    elif not workflow.is_main_process:  # on another machine the cores are others
+        size = int(os.environ["MIST_CASES_PER_JOB"])
     size = size or small_enough(len(TRAIN))
-    return chunk_cases(groups, set(CASES), size), (FACTS["task"], size, groups)
+    return chunk_cases(group_cases(groups, FOLDS, TEST), set(CASES), size), size
 
 
 def small_enough(n_cases):
@@ -187,7 +198,7 @@ def small_enough(n_cases):
 
 
 try:
-    CHUNKS, CHUNK_RECORD = chunks()
+    CHUNKS, CASES_PER_JOB = chunks()
 except DataError as error:
     sys.exit(f"ERROR: {error}")
 TEST_CHUNKS = [name for name in CHUNKS if name.startswith("test-")]
@@ -198,14 +209,18 @@ GPUS = gpu_pool(os.environ)
 if GPUS:
     workflow.global_resources.setdefault("gpu", len(GPUS) * CONFIG.jobs_per_gpu)
 
+
 if workflow.is_main_process:
     forget_lost_files(Path(CONFIG.results) / "done")
+    os.environ["MIST_CASES_PER_JOB"] = str(CASES_PER_JOB)
+    os.environ["MIST_AGAIN"] = ""  # see script()
+STARTED = time.time()
 
 
-def begin():
-    """At the start of a run: keep others out, and remember which cases share a job."""
-    claim(CONFIG.results, CONFIG.numpy)
-    write_record(Path(CONFIG.results) / "done/chunks.json", *CHUNK_RECORD)
+# What jobs on other machines must know of this process.
+envvars:
+    "MIST_AGAIN",
+    "MIST_CASES_PER_JOB",
 
 
 pathvars:
@@ -242,7 +257,7 @@ def read_once(path, changed):
     return read_json(Path(path))
 
 
-def after(checkpoint, path, pick):
+def after(checkpoint, grid, path, pick):
     """Params that are known after a checkpoint: ``pick`` of what it wrote.
 
     Together with ``ancient(path)`` as an input, this lets one invocation find exactly what new
@@ -253,7 +268,7 @@ def after(checkpoint, path, pick):
     def value(wildcards):
         file = path(wildcards)
         try:
-            getattr(checkpoints, checkpoint).get(grid=grid_in(Path(file)))
+            getattr(checkpoints, checkpoint).get(grid=grid(wildcards))
         except IncompleteCheckpointException:
             if not os.path.exists(file):
                 raise
@@ -262,29 +277,40 @@ def after(checkpoint, path, pick):
     return value
 
 
-def grid_in(path):
-    """The wildcard ``grid`` of the plan or the arrays at a path."""
-    name = path.parent.name
-    return f"{name}/" if f"{name}/" in GRIDS else ""
+def grid_of_plan(wildcards):
+    """Where the plan of a grid, or of an experiment, lies."""
+    own = wildcards.get("grid")
+    return PLAN_OF[wildcards.experiment] if own is None else own
 
 
 def plan_path(wildcards):
-    """The plan of a grid, or of an experiment."""
-    grid = (
-        wildcards.grid if "grid" in wildcards.keys() else PLAN_OF[wildcards.experiment]
-    )
-    return f"{CONFIG.results}/{grid}config.json"
+    return f"{CONFIG.results}/{grid_of_plan(wildcards)}config.json"
 
 
-def plan(stage, path=plan_path):
+def shared_plan_path(wildcards):
+    return f"{CONFIG.results}/config.json"
+
+
+def plan(stage):
     """The part of the plan that a stage obeys; a change elsewhere leaves its outputs alone."""
-    return after("analyze", path, lambda fields, wildcards: part_read_by(stage, fields))
+
+    def pick(fields, wildcards):
+        return part_read_by(stage, fields)
+
+    if stage == "evaluate":  # classes are the same for all experiments
+        return after("analyze", lambda wildcards: "", shared_plan_path, pick)
+    return after("analyze", grid_of_plan, plan_path, pick)
+
+
+def grid_of_arrays(wildcards):
+    """Where the arrays of an experiment lie."""
+    return GRID_OF[wildcards.experiment]
 
 
 def arrays_path(wildcards):
     """What the preprocessed arrays of an experiment hold, in short, by case."""
     test = "test/" if wildcards.get("chunk") in TEST_CHUNKS else ""
-    return f"{CONFIG.numpy}/{GRID_OF[wildcards.experiment]}{test}arrays.json"
+    return f"{CONFIG.numpy}/{grid_of_arrays(wildcards)}{test}arrays.json"
 
 
 def arrays(cases, checkpoint="gather_arrays"):
@@ -296,7 +322,7 @@ def arrays(cases, checkpoint="gather_arrays"):
     def pick(made, wildcards):
         return json.dumps({case: made["cases"].get(case) for case in cases(wildcards)})
 
-    return after(checkpoint, arrays_path, pick)
+    return after(checkpoint, grid_of_arrays, arrays_path, pick)
 
 
 def settled(wildcards):
@@ -317,7 +343,22 @@ def all_settled(wildcards):
 
 def script(name):
     """Params with a script's place, which is not what a result depends on."""
-    return lambda wildcards, input: f"{SCRIPTS}/{name}.py"
+
+    def value(wildcards, input):
+        # Snakemake knows only now what the user asked to make again; jobs, never.
+        if workflow.is_main_process:
+            os.environ["MIST_AGAIN"] = stages_again(workflow.dag_settings)
+        return f"{SCRIPTS}/{name}.py"
+
+    return value
+
+
+def stages_again(settings):
+    """The stages that the user asked to make again, after a word for this run; else nothing."""
+    # Rules such as predict_test share the script of predict.
+    asked = {rule.split("_")[0] for rule in settings.forcerun}
+    stages = STAGES_WITH_MEMORY if settings.forceall else sorted(asked)
+    return " ".join([str(STARTED), *stages]) if stages else ""
 
 
 def code(stage):
@@ -344,6 +385,12 @@ def threads_of_training(wildcards):
     """
     at_once = len(GPUS) * CONFIG.jobs_per_gpu // gpus_of_training(wildcards)
     return max(1, (workflow.cores or 1) // max(at_once, 1))
+
+
+def tracked(wildcards, input):
+    """Params with the sources that a job is to depend on, as arguments."""
+    paths = input.get("code") or []
+    return shlex.join(["--tracked", *paths]) if paths else ""
 
 
 def in_chunk(wildcards):
@@ -398,6 +445,12 @@ def candidates():
                 f"{place}/postprocess_results.csv",
                 f"{place}/predictions/train",
             )
+
+
+def folder_to_score(wildcards):
+    """The predictions of the training cases, raw or of the strategy that a job belongs to."""
+    name = f"{wildcards.experiment}/{wildcards.get('strategy', 'raw')}"
+    return next(folder for candidate, _, folder in candidates() if candidate == name)
 
 
 def manifests(folder, chunks, **names):

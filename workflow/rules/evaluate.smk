@@ -25,12 +25,11 @@ rule evaluate:
     threads: enough_for(len(TRAIN))
     params:
         script=script("evaluate"),
-        plan=plan("evaluate", lambda wildcards: f"{CONFIG.results}/config.json"),
+        plan=plan("evaluate"),
         settings=settings("evaluate"),
-        predictions=lambda wildcards: (
-            f"{CONFIG.results}/{wildcards.experiment}/predictions/train/raw"
-        ),
+        predictions=folder_to_score,
         scores=subpath(output.results, parent=True),
+        tracked=tracked,
     shell:
         r"""
         python {params.script:q} \
@@ -41,7 +40,7 @@ rule evaluate:
             --output-csv {output.results:q} \
             --output-paths {output.paths:q} \
             --scores {params.scores:q}/scores \
-            --num-workers-evaluate {threads} \
+            --num-workers-evaluate {threads} {params.tracked} \
             >{log:q} 2>&1
         """
 
@@ -61,10 +60,8 @@ use rule evaluate as evaluate_strategy with:
         "<results>/logs/evaluate/{experiment}_{strategy}.log",
     params:
         script=script("evaluate"),
-        plan=plan("evaluate", lambda wildcards: f"{CONFIG.results}/config.json"),
+        plan=plan("evaluate"),
         settings=settings("evaluate"),
-        predictions=lambda wildcards: (
-            f"{CONFIG.results}/{wildcards.experiment}/postprocess/{wildcards.strategy}"
-            "/predictions/train"
-        ),
+        predictions=folder_to_score,
         scores=subpath(output.results, parent=True),
+        tracked=tracked,

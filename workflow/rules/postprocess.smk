@@ -22,6 +22,7 @@ rule postprocess:
     params:
         script=script("postprocess"),
         cases=cases,
+        tracked=tracked,
         home=lambda wildcards: f"{CONFIG.results}/{wildcards.experiment}",
         raw=lambda wildcards: "test" if part_of(wildcards) == "test" else "train/raw",
         part=part_of,
@@ -33,7 +34,7 @@ rule postprocess:
             --case {params.cases:q} \
             --after {input.before:q} \
             --output {params.home:q}/postprocess/{wildcards.strategy:q}/predictions/{params.part} \
-            --manifest {output:q} \
+            --manifest {output:q} {params.tracked} \
             >{log:q} 2>&1
         """
 

@@ -30,6 +30,7 @@ rule predict:
         settings=settings("predict"),
         arrays=arrays(in_chunk),
         cases=cases,
+        tracked=tracked,
         jobs_per_gpu=jobs_per_gpu,
         numpy=subpath(input.arrays, parent=True),
         folder=lambda wildcards: (
@@ -45,7 +46,7 @@ rule predict:
             --after {input.arrays:q} \
             --jobs-per-gpu {params.jobs_per_gpu} \
             --output {params.folder:q} \
-            --manifest {output:q} \
+            --manifest {output:q} {params.tracked} \
             >{log:q} 2>&1
         """
 

@@ -27,6 +27,7 @@ rule preprocess:
         files=files,
         dataset=DATASET,
         cases=cases,
+        tracked=tracked,
         folder=lambda wildcards: (
             f"{CONFIG.numpy}/{wildcards.grid}"
             + ("test" if part_of(wildcards) == "test" else "")
@@ -39,7 +40,7 @@ rule preprocess:
             --settings {params.settings:q} \
             --case {params.cases:q} \
             --output {params.folder:q} \
-            --manifest {output:q} \
+            --manifest {output:q} {params.tracked} \
             >{log:q} 2>&1
         """
 

@@ -30,6 +30,7 @@ rule train:
         settings=settings("train"),
         arrays=arrays(trained_on),
         jobs_per_gpu=jobs_per_gpu,
+        tracked=tracked,
         paths=subpath(input.plan, parent=True),
         numpy=subpath(input.arrays, parent=True),
         home=subpath(output[0], ancestor=2),
@@ -44,6 +45,6 @@ rule train:
             --jobs-per-gpu {params.jobs_per_gpu} \
             --checkpoint {params.home:q}/checkpoints/fold_{wildcards.fold}_checkpoint.pt \
             --logs {params.home:q}/logs/fold_{wildcards.fold} \
-            --model {output:q} \
+            --model {output:q} {params.tracked} \
             >{log:q} 2>&1
         """

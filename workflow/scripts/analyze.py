@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mist_core import analyze, cli
+from mist_core.chunks import group_cases, read_record, write_record
 from mist_core.config import Analyze
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.files import read_json, write_json, write_rows
@@ -15,6 +16,8 @@ def main() -> None:
     p.add_argument("--dataset", type=Path, required=True, help="dataset JSON")
     p.add_argument("--fingerprints", type=Path, required=True, help="folder of <case>.json")
     p.add_argument("--folds", type=Path, required=True, help="record of the folds, kept up to date")
+    p.add_argument("--chunks", type=Path, required=True, help="record of the chunks, likewise")
+    p.add_argument("--cases-per-job", type=int, required=True, help="size of a chunk")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
     p.add_argument("--limit-cases", type=int, help="use only the first so many cases")
     p.add_argument("--output", type=Path, required=True, help="the results folder")
@@ -43,6 +46,9 @@ def main() -> None:
     write_recorded_folds(args.folds, settings.folds, folds)
     write_rows(args.output / "train_paths.csv", list(rows[0]), rows)
     write_rows(args.output / "fg_bboxes.csv", list(boxes[0]), boxes)
+    _, groups = read_record(args.chunks, dataset.task)
+    groups = group_cases(groups, folds, dataset.test_ids())
+    write_record(args.chunks, dataset.task, args.cases_per_job, groups)
     write_json(args.output / "config.json", plan.model_dump(mode="json"))
 
 

@@ -30,6 +30,7 @@ def main() -> None:
     p.add_argument("--settings", type=json.loads, default={}, help="section of the config, as JSON")
     p.add_argument("--output-paths", type=Path, help="CSV to write with id, mask, prediction")
     p.add_argument("--scores", type=Path, help="folder to keep the scores of each case in")
+    p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
     args = p.parse_args()
     with TemporaryDirectory() as scratch:
         score_all(args, args.scores or Path(scratch))
@@ -42,10 +43,11 @@ def score_all(args: argparse.Namespace, scores: Path) -> None:
         Evaluate(**args.settings),
     )
     pairs = read_pairs(args.paths_csv, args.predictions)
+    sources = [path.read_text(encoding="utf-8") for path in args.tracked]
 
     def key(case_id: str) -> str:
         described = {name: each.model_dump(mode="json") for name, each in classes.items()}
-        return cli.digest(described, args.validate, *pairs[case_id])
+        return cli.digest(described, args.validate, sources, *pairs[case_id])
 
     def compute(case_id: str, folder: Path) -> None:
         reference, prediction = map(read_labels, pairs[case_id])

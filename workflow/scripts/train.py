@@ -24,6 +24,7 @@ def main() -> None:
     p.add_argument("--checkpoint", type=Path, required=True, help="written after every epoch")
     p.add_argument("--jobs-per-gpu", type=int, default=1, help="that may share a GPU")
     p.add_argument("--logs", type=Path, required=True, help="folder for TensorBoard")
+    p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
     args = p.parse_args()
     settings = Train(**args.settings)
     if parallel.is_one_of_several():
@@ -43,7 +44,9 @@ def fit(args: argparse.Namespace, settings: Train) -> None:
     ids = [row["id"] for row in read_rows(args.paths) if int(row["fold"]) != args.fold]
     kinds = ("images", "labels", "foreground")
     arrays = {i: cli.content_of(args.numpy, i, [f"{k}/{i}.npy" for k in kinds]) for i in ids}
-    identity = cli.digest(args.settings, part_read_by("train", plan_fields), arrays)
+    sources = [path.read_text(encoding="utf-8") for path in args.tracked]
+    obeyed = part_read_by("train", plan_fields)
+    identity = cli.digest(args.settings, obeyed, arrays, sources, cli.again())
     cases = [open_case(args.numpy, case_id) for case_id in ids]
     paths = train.Paths(args.checkpoint, args.logs)
     model = train.train(cases, plan, settings, args.fold, paths, identity)
