@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version
 
-from mist_core.cli import claim
+from mist_core.cli import claim, show_summary
 
 min_version("9.19")
 
@@ -25,8 +25,4 @@ onstart:
 
 
 onsuccess:
-    summary = Path(config.get("results", "results")) / "summary.txt"
-    if summary.exists():
-        print(
-            f"\n{summary.read_text()}\nReport: {summary.with_name('report.html')}"
-        )
+    show_summary(config.get("results", "results"))

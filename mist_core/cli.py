@@ -43,6 +43,12 @@ def case_parser(description: str | None) -> argparse.ArgumentParser:
     p = parser(description)
     p.add_argument("--case", nargs="+", required=True, help="ids of the cases to do")
     p.add_argument("--output", type=Path, required=True, help="folder for what is made")
+    add_case_options(p)
+    return p
+
+
+def add_case_options(p: argparse.ArgumentParser) -> None:
+    """The options by which the workflow follows what becomes of cases."""
     p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
     p.add_argument("--after", type=Path, help="manifest of the stage before: its failures stay")
     p.add_argument(
@@ -50,7 +56,6 @@ def case_parser(description: str | None) -> argparse.ArgumentParser:
         type=Path,
         help="JSON to write: what became of each case; failures go there and not to the exit code",
     )
-    return p
 
 
 def run(main: Callable[[], None]) -> None:
@@ -91,6 +96,13 @@ def claim(*folders: str) -> None:
         stream.write(f"{os.getpid()} on {socket.gethostname()}")
         stream.flush()
         _claimed.append(stream)
+
+
+def show_summary(results: str) -> None:
+    """Print the table of the results, and where to look, at the end of a run."""
+    path = Path(results) / "summary.txt"
+    if path.exists():
+        sys.stdout.write(f"\n{path.read_text()}\nReport: {path.with_name('report.html')}\n")
 
 
 @contextmanager

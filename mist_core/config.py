@@ -201,6 +201,9 @@ class Config(Section):
     cases_per_job: Auto | Annotated[int, Field(ge=1)] = Field(
         "auto", description="auto: as many small cases as leave no core idle, recorded at first"
     )
+    folds_to_train: Auto | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = (
+        Field("auto", description="auto: all; of fewer, predictions are made but no tables")
+    )
     jobs_per_gpu: int = Field(1, ge=1, description="jobs that may share a GPU")
     track_code: bool | list[Stage] = Field(
         False, description="make a stage again when its code changes; true: every stage"

@@ -85,7 +85,9 @@ class Dataset:
         names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
 
         def pick(what: str, substrings: tuple[str, ...]) -> Path:
-            found = [name for name in names if any(s in name for s in substrings)]
+            # A whole name beats a part of one: t1.nii.gz is not ct1.nii.gz.
+            whole = [name for name in names if name in substrings]
+            found = whole or [name for name in names if any(s in name for s in substrings)]
             if len(found) != 1:
                 text = " or ".join(map(repr, substrings))
                 seen = ", ".join(found) if found else "none"

@@ -86,6 +86,14 @@ class ClassLabels(_Part):
     labels: tuple[int, ...]
 
 
+class Analysis(_Part):
+    """What the analysis was told: for commands that only know where its results lie."""
+
+    dataset: str = ""
+    limit_cases: int | None = None
+    analyze: dict[str, Any] = {}
+
+
 class Plan(_Part):
     """All of ``config.json``."""
 
@@ -95,6 +103,7 @@ class Plan(_Part):
     preprocessing: Preprocessing
     model: ModelSize
     evaluation: dict[str, ClassLabels]
+    analysis: Analysis = Analysis()
 
     @property
     def patch_size(self) -> Shape:

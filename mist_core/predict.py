@@ -70,12 +70,21 @@ def predict_case(
     models: Sequence[TrainedModel], image: Path, geometry: Path, settings: Predict
 ) -> Volume:
     """The label map of one preprocessed case, from the files that preprocess wrote."""
-    device = best_device()
     array = np.load(image, mmap_mode="r", allow_pickle=False)
+    return predict_array(models, array, Origin.from_json(read_json(geometry)), settings)
+
+
+def predict_array(
+    models: Sequence[TrainedModel],
+    image: NDArray[np.float32],
+    origin: Origin,
+    settings: Predict,
+) -> Volume:
+    """The label map of a preprocessed image (C, Z, Y, X) on the grid that it came from."""
+    device = best_device()
     wanted = models[0].train.amp
     amp = has_bfloat16(device) if wanted == "auto" else wanted
-    logits = predict(models, array, settings, device, amp)
-    origin = Origin.from_json(read_json(geometry))
+    logits = predict(models, image, settings, device, amp)
     return restore(logits, origin, models[0].plan.dataset_info.labels)
 
 

@@ -17,18 +17,30 @@ from mist_core.metrics import METRICS
 Rows = Sequence[Mapping[str, str]]
 
 
-def rank(tables: Mapping[str, Rows]) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+def rank(
+    tables: Mapping[str, Rows],
+    directions: Mapping[str, str] | None = None,
+    id_column: str = "id",
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Summary rows (strategy, average_rank), best first, and mean ranks per column.
 
     ``tables`` maps a candidate's name to the rows of its results.csv; summary rows are left out.
-    Raises DataError when the tables do not have the same cases and columns, or a value is missing.
+    ``directions`` says of other columns whether "higher" or "lower" is better. Raises DataError
+    when the tables do not have the same cases and columns, or a value is missing.
     """
     names = list(tables)
-    columns, ids = _shared_layout(tables)
+    for name, rows in tables.items():
+        if not rows or id_column not in rows[0]:
+            raise DataError(
+                f"results of {name}: expected rows with a column {id_column}, found none. Name "
+                "the column of the cases."
+            )
+    tables = {n: [{**row, "id": row[id_column]} for row in rows] for n, rows in tables.items()}
+    columns, ids = _shared_layout(tables, id_column)
     values = np.array(
         [[[_number(row, c, n) for c in columns] for row in _cases(tables[n], ids)] for n in names]
     )  # (candidates, cases, columns)
-    higher = np.array([higher_is_better(c) for c in columns])
+    higher = np.array([_higher(c, directions or {}) for c in columns])
     ranks = rankdata(np.where(higher, -values, values), method="average", axis=0)
     average = ranks.mean(axis=(1, 2))
     best_first = np.argsort(average, kind="stable")
@@ -56,21 +68,31 @@ def _number(row: Mapping[str, str], column: str, name: str) -> float:
     return value
 
 
+def _higher(column: str, directions: Mapping[str, str]) -> bool:
+    given = directions.get(column)
+    if given not in (None, "higher", "lower"):
+        raise DataError(f"direction of {column}: expected higher or lower, found {given!r}.")
+    return given == "higher" if given else higher_is_better(column)
+
+
 def higher_is_better(column: str) -> bool:
     """The direction of ``<class>_<metric>``, from the longest metric name that it ends with."""
     fitting = [name for name in METRICS if column.endswith(f"_{name}")]
     if not fitting:
-        raise DataError(f"results: expected columns <class>_<metric>, found {column!r}.")
+        raise DataError(
+            f"results: expected columns <class>_<metric>, found {column!r}. Say in the metric "
+            "direction overrides whether higher or lower is better."
+        )
     return METRICS[max(fitting, key=len)].higher_is_better
 
 
-def _shared_layout(tables: Mapping[str, Rows]) -> tuple[list[str], list[str]]:
+def _shared_layout(tables: Mapping[str, Rows], id_column: str) -> tuple[list[str], list[str]]:
     first, *others = tables
-    columns = [c for c in tables[first][0] if c != "id"]
+    columns = [c for c in tables[first][0] if c not in ("id", id_column)]
     ids = [row["id"] for row in tables[first] if row["id"] not in RESERVED_IDS]
     for name in others:
         there = {row["id"] for row in tables[name]} - set(RESERVED_IDS)
-        if there != set(ids) or set(tables[name][0]) - {"id"} != set(columns):
+        if there != set(ids) or set(tables[name][0]) - {"id", id_column} != set(columns):
             raise DataError(
                 f"results of {name}: expected the cases and columns of {first}, found others "
                 f"({sorted(there ^ set(ids))[:5]}). Evaluate both on the same cases."

@@ -356,3 +356,20 @@ def test_real_descriptions_are_read(shared, name, cases, labels):
     dataset = read_dataset(shared / "data" / name)
     train, test = find_cases(dataset, None, folds=2)
     assert (len(train), len(test), len(dataset.labels)) == (cases, 0, labels)
+
+
+def test_a_whole_file_name_beats_a_part_of_one(tmp_path):
+    for name in ("t1.nii.gz", "ct1.nii.gz", "mask.nii.gz"):
+        (tmp_path / "train/a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train/a" / name).touch()
+    fields = {
+        "task": "x",
+        "modality": "mr",
+        "train-data": "train",
+        "mask": ["mask.nii.gz"],
+        "images": {"t1": ["t1.nii.gz"], "ct1": ["ct1.nii.gz"]},
+        "labels": [0, 1],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(fields))
+    case = read_dataset(tmp_path / "dataset.json").case("a")
+    assert [path.name for path in case.images] == ["t1.nii.gz", "ct1.nii.gz"]

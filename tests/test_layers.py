@@ -13,10 +13,21 @@ HOME = Path(mist_core.__file__).parent
 LAYERS = (
     ("errors", "geometry", "files", "sources", "lease"),
     ("io", "dataset", "demo", "config", "plan", "folds", "chunks"),
-    ("labels", "intensity", "resample", "distance", "metrics", "phantom", "topology"),
+    (
+        "labels",
+        "intensity",
+        "resample",
+        "distance",
+        "metrics",
+        "phantom",
+        "topology",
+        "ensemble",
+        "convert",
+    ),
     ("device", "parallel", "augment", "patches", "losses", "models"),
     ("analyze", "preprocess", "train", "predict", "postprocess", "evaluate", "rank", "report"),
     ("cli",),
+    ("commands",),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 STAGES = LAYERS[4]

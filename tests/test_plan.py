@@ -53,7 +53,8 @@ def test_a_plan_survives_its_file(tmp_path):
     plan = parse_plan(FIELDS, "here")
     write_json(path, plan.model_dump(mode="json"))
     assert read_plan(path) == plan
-    assert json.loads(path.read_text()) == FIELDS
+    told = {"dataset": "", "limit_cases": None, "analyze": {}}
+    assert json.loads(path.read_text()) == FIELDS | {"analysis": told}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ rule fingerprint:
     params:
         script=script("fingerprint"),
         files=files,
-        dataset=DATASET,
+        dataset=lambda wildcards, input: DATASET,
         cases=cases,
         tracked=tracked,
         folder=f"{CONFIG.results}/fingerprints",
@@ -52,7 +52,7 @@ checkpoint analyze:
         script=script("analyze"),
         facts=lambda wildcards: json.dumps(FACTS),
         folds=digest(FOLDS),
-        dataset=DATASET,
+        dataset=lambda wildcards, input: DATASET,
         settings=settings("analyze"),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
         cases_per_job=lambda wildcards, input: CASES_PER_JOB,
@@ -85,7 +85,7 @@ rule test_paths:
     params:
         script=script("test_paths"),
         facts=lambda wildcards: json.dumps(FACTS),
-        dataset=DATASET,
+        dataset=lambda wildcards, input: DATASET,
     shell:
         r"""
         python {params.script:q} \

@@ -65,11 +65,14 @@ def checked():
         chosen = Config(
             dataset=str(config.get("dataset", ""))
         )  # to look at the files all the same
-    dataset = Path(chosen.dataset or DEMO)
+    folders = {name: str(near(getattr(chosen, name))) for name in ("results", "numpy")}
+    chosen = chosen.model_copy(update=folders)
+    dataset = near(chosen.dataset or DEMO)
     description, train, test, folds = None, *demo_cases(DEMO), {}
     try:
         if chosen.dataset or (DEMO / "dataset.json").exists():
             description = read_dataset(dataset)
+            dataset = description.path
             fewest = 1 if problems else chosen.analyze.folds
             train, test = find_cases(description, chosen.limit_cases, fewest)
             problems += problems_of_classes(chosen.evaluate.classes, description.labels)
@@ -80,6 +83,7 @@ def checked():
     try:
         folds = folds_of(chosen, train)
         problems += problems_of_folds(chosen, folds)
+        problems += problems_of_folds_to_train(chosen)
     except DataError as error:
         problems.append(str(error))
     if problems:
@@ -92,6 +96,16 @@ def checked():
         test,
         folds,
     )
+
+
+def problems_of_folds_to_train(chosen):
+    asked = chosen.folds_to_train
+    if asked == "auto" or max(asked) < chosen.analyze.folds:
+        return []
+    return [
+        f"config: folds_to_train: expected folds 0 to {chosen.analyze.folds - 1}, found {asked}. "
+        "Mend it, or change analyze.folds."
+    ]
 
 
 def folds_of(chosen, train):
@@ -161,6 +175,12 @@ def problems_of_folds(chosen, folds):
     ]
 
 
+def near(path):
+    """A path as it is spelt from here, so that files are the same however they are named."""
+    whole = Path(os.path.abspath(path))
+    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole
+
+
 CONFIG, DATASET, FACTS, TRAIN, TEST, FOLDS = checked()
 CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
@@ -203,6 +223,12 @@ except DataError as error:
     sys.exit(f"ERROR: {error}")
 TEST_CHUNKS = [name for name in CHUNKS if name.startswith("test-")]
 TRAIN_CHUNKS = [name for name in CHUNKS if name not in TEST_CHUNKS]
+asked = CONFIG.folds_to_train
+TO_TRAIN = range(N_FOLDS) if asked == "auto" else sorted(set(asked))
+WHOLE = len(TO_TRAIN) == N_FOLDS
+TO_PREDICT = [
+    name for name in CHUNKS if WHOLE or FOLDS.get(CHUNKS[name][0]) in TO_TRAIN
+]
 
 # Jobs that need a GPU do not start before one is free, unless the user counts them otherwise.
 GPUS = gpu_pool(os.environ)
@@ -461,32 +487,43 @@ def manifests(folder, chunks, **names):
 
 def of_every_case():
     """The manifests of the stages whose files users want."""
-    by_experiment = manifests("predict/{experiment}/", CHUNKS, experiment=EXPERIMENTS)
+    by_experiment = manifests(
+        "predict/{experiment}/", TO_PREDICT, experiment=EXPERIMENTS
+    )
     by_strategy = manifests(
         "postprocess/{experiment}/{strategy}/",
-        CHUNKS,
+        TO_PREDICT,
         experiment=EXPERIMENTS,
         strategy=STRATEGIES,
     )
     return by_experiment + by_strategy
 
 
-def kept():
-    """What a run is for, beside the report: made again if it is missing."""
-    files = [f"models/fold_{fold}.pt" for fold in range(N_FOLDS)]
-    files += [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
-    of_experiments = [
-        f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in files
-    ]
-    tables = [table for _, table, _ in candidates()]
-    of_all = ["config.json", "train_paths.csv", "fg_bboxes.csv", "rank/ranking.csv"]
-    of_all += ["summary.txt", "done/cases.json"]
+def analysis():
+    """What mist_analyze is for."""
+    of_all = ["config.json", "train_paths.csv", "fg_bboxes.csv"]
     of_all += ["test_paths.csv"] if TEST else []
-    arrays = manifests("preprocess/{grid}", CHUNKS, grid=sorted(set(GRID_OF.values())))
-    return (
-        of_experiments
-        + tables
-        + arrays
-        + of_every_case()
-        + [f"{CONFIG.results}/{file}" for file in of_all]
-    )
+    return [f"{CONFIG.results}/{file}" for file in of_all]
+
+
+def grids():
+    """What mist_preprocess is for."""
+    homes = sorted(set(GRID_OF.values()))
+    parts = ["", "test/"] if TEST_CHUNKS else [""]
+    gathered = [
+        f"{CONFIG.numpy}/{grid}{part}arrays.json" for grid in homes for part in parts
+    ]
+    return gathered + manifests("preprocess/{grid}", CHUNKS, grid=homes)
+
+
+def results():
+    """All that a run is for: made again if it is missing."""
+    files = [f"models/fold_{fold}.pt" for fold in TO_TRAIN]
+    files += [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
+    made = [f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in files]
+    made += analysis() + grids() + of_every_case()
+    if not WHOLE:
+        return made
+    of_all = ["rank/ranking.csv", "summary.txt", "report.html", "done/cases.json"]
+    tables = [table for _, table, _ in candidates()]
+    return made + tables + [f"{CONFIG.results}/{file}" for file in of_all]

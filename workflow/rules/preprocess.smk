@@ -25,7 +25,7 @@ rule preprocess:
         plan=plan("preprocess"),
         settings=settings("preprocess"),
         files=files,
-        dataset=DATASET,
+        dataset=lambda wildcards, input: DATASET,
         cases=cases,
         tracked=tracked,
         folder=lambda wildcards: (

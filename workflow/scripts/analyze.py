@@ -9,6 +9,7 @@ from mist_core.config import Analyze
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.files import read_json, write_json, write_rows
 from mist_core.folds import deal_folds, write_recorded_folds
+from mist_core.plan import Analysis
 
 
 def main() -> None:
@@ -34,6 +35,11 @@ def main() -> None:
         if fingerprint.problems:  # to be read again next time, whatever was wrong
             (args.fingerprints / f"{fingerprint.id}.json").unlink()
     plan = analyze.make_plan(prints, dataset, settings)
+    told = Analysis(
+        dataset=str(dataset.path.absolute()),
+        limit_cases=args.limit_cases,
+        analyze=settings.model_dump(mode="json"),
+    )
 
     table = Path(settings.case_table) if settings.case_table else None
     folds = deal_folds(cases, settings.folds, args.folds, table)
@@ -49,7 +55,10 @@ def main() -> None:
     _, groups = read_record(args.chunks, dataset.task)
     groups = group_cases(groups, folds, dataset.test_ids())
     write_record(args.chunks, dataset.task, args.cases_per_job, groups)
-    write_json(args.output / "config.json", plan.model_dump(mode="json"))
+    write_json(
+        args.output / "config.json",
+        plan.model_copy(update={"analysis": told}).model_dump(mode="json"),
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,256 @@
+"""The commands that are installed: ``mist_run_all``, its stages, and tools for files of any kind.
+
+The first four write the config that their flags describe to ``<results>/run.yaml`` and hand over to
+Snakemake, with all arguments that they do not know. What a flag does not say has its default again
+the next time: nothing is remembered but what the analysis found and was told. The others are the
+scripts of the workflow.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mist_core import cli
+from mist_core.config import Config, merged
+from mist_core.errors import DataError
+from mist_core.files import write_text
+from mist_core.plan import read_plan
+
+# Arguments of Snakemake that say how many jobs run at once, or where.
+CORES = ("-c", "--cores", "-j", "--jobs", "--executor", "-e", "--profile", "--workflow-profile")
+PROFILE = "--workflow-profile"
+# Flags of the stages that this version does not have yet: refused by name, never ignored.
+NOT_YET = (
+    *("--data-dump", "--compute-dtms", "--no-preprocess", "--composite-loss-weighting"),
+    *("--lr-scheduler", "--optimizer", "--val-percent", "--pretrained-weights"),
+    *("--pretrained-config", "--input-channel-strategy"),
+)
+
+
+def home() -> Path:
+    """Where the workflow lies: inside the installed package, or in the repository beside it."""
+    package = Path(__file__).parent
+    installed = package / "shipped"
+    return installed if (installed / "workflow/Snakefile").exists() else package.parent
+
+
+class Flags:
+    """A parser whose flags set places of the config."""
+
+    def __init__(self, description: str | None) -> None:
+        self.parser = argparse.ArgumentParser(
+            description=description,
+            epilog="All other arguments go to Snakemake: -n shows what would be done, --cores, "
+            "--unlock, --workflow-profile and the rest work as there.",
+            allow_abbrev=False,
+        )
+        self.cores: list[str] = []
+
+    def add(self, name: str, place: str, text: str, **options: Any) -> None:
+        """A flag for one place of the config, which keeps its default unless the flag is given."""
+        default = _at(Config().model_dump(), place)
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        self.parser.add_argument(
+            name,
+            dest=place,
+            default=argparse.SUPPRESS,
+            help=f"{text} (default: {shown})" if shown not in ("", None) else text,
+            **options,
+        )
+
+    def add_workers(self, name: str, text: str) -> None:
+        """A flag that says how many processes there may be; the largest counts."""
+        self.parser.add_argument(name, type=_count, help=f"{text} (default: all cores)")
+        self.cores.append(name.strip("-").replace("-", "_"))
+
+    def add_switch(self, name: str, text: str) -> None:
+        """A flag that is given or not; true and false are understood too."""
+        self.parser.add_argument(
+            name, type=_truth, nargs="?", const=True, default=False, help=text, metavar="yes|no"
+        )
+
+
+def _at(values: dict[str, Any], place: str) -> Any:
+    for key in place.split("."):
+        values = values[key]
+    return values
+
+
+def _nested(place: str, value: Any) -> dict[str, Any]:
+    for key in reversed(place.split(".")):
+        value = {key: value}
+    return dict(value)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _truth(text: str) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    return words[text.lower()]
+
+
+def _folders(flags: Flags, *names: str) -> None:
+    texts = {"results": "folder of the results", "numpy": "folder of the preprocessed arrays"}
+    for name in names:
+        flags.add(f"--{name}", name, texts[name])
+    flags.add_switch("--overwrite", "make this again even if nothing has changed")
+
+
+def _analysis(flags: Flags) -> None:
+    flags.parser.add_argument("--data", help="dataset JSON, or a folder with a dataset.json")
+    flags.add("--nfolds", "analyze.folds", "cross-validation folds", type=_count)
+    flags.add_workers("--num-workers-analyze", "processes for the analysis")
+    flags.add_switch("--verify", "check all files first: always done")
+    flags.add_switch("--data-dump", "write data_dump.json and data_dump.md")
+
+
+def _preprocessing(flags: Flags) -> None:
+    flags.add_workers("--num-workers-preprocess", "processes for preprocessing")
+    flags.add_switch("--compute-dtms", "write distance maps, which some losses need")
+    flags.add_switch("--no-preprocess", "only convert images that are preprocessed already")
+
+
+def _training(flags: Flags) -> None:
+    add = flags.add
+    add("--model", "train.model", "architecture of the network")
+    add("--patch-size", "analyze.patch_size", "patch in voxels", nargs=3, type=_count, metavar="N")
+    add("--loss", "train.loss", "loss function")
+    add("--epochs", "train.epochs", "epochs of each fold", type=int)
+    add("--batch-size-per-gpu", "train.batch_size", "patches of a step on each GPU", type=int)
+    add("--learning-rate", "train.learning_rate", "highest learning rate", type=float)
+    add("--warmup-epochs", "train.warmup_epochs", "epochs of rising learning rate", type=int)
+    add("--l2-penalty", "train.weight_decay", "weight decay", type=float)
+    add("--folds", "folds_to_train", "folds to train", nargs="+", type=int)
+    flags.add_workers("--num-workers-evaluate", "processes for the evaluation")
+    flags.add_switch("--resume", "go on from the checkpoints: always done")
+    later = flags.parser.add_argument_group("not in this version yet")
+    weighting = ("constant", "cosine", "linear")
+    later.add_argument("--composite-loss-weighting", choices=weighting, help="schedule of the loss")
+    later.add_argument("--lr-scheduler", help="learning rate schedule (default: cosine)")
+    later.add_argument("--optimizer", help="optimiser (default: adamw)")
+    later.add_argument("--val-percent", type=float, help="share of the cases set aside")
+    later.add_argument("--pretrained-weights", help="weights to start from")
+    later.add_argument("--pretrained-config", help="config.json of those weights")
+    later.add_argument("--input-channel-strategy", help="for other channels (default: average)")
+
+
+def analyze() -> None:
+    """Analyze a dataset: target spacing, normalisation, patch size, folds."""
+    flags = Flags(analyze.__doc__)
+    _folders(flags, "results")
+    _analysis(flags)
+    _hand_over(flags, "analyzed", ["fingerprint", "analyze"])
+
+
+def preprocess() -> None:
+    """Preprocess an analyzed dataset: reorient, crop, resample, normalise."""
+    flags = Flags(preprocess.__doc__)
+    _folders(flags, "results", "numpy")
+    _preprocessing(flags)
+    _hand_over(flags, "preprocessed", ["preprocess"])
+
+
+def train() -> None:
+    """Train the folds of a preprocessed dataset, predict what each holds out, and evaluate."""
+    flags = Flags(train.__doc__)
+    _folders(flags, "results", "numpy")
+    _training(flags)
+    _hand_over(flags, "all", ["train"])
+
+
+def run_all() -> None:
+    """Analyze, preprocess, train, predict and evaluate a dataset."""
+    flags = Flags(run_all.__doc__)
+    _folders(flags, "results", "numpy")
+    _analysis(flags)
+    _preprocessing(flags)
+    _training(flags)
+    _hand_over(flags, "all", ["fingerprint", "analyze", "preprocess", "train"])
+
+
+def _hand_over(flags: Flags, target: str, rules: Sequence[str]) -> None:
+    """Read the command line, write the config, and become Snakemake."""
+    args, others = flags.parser.parse_known_args()
+    cli.run(lambda: _become(_snakemake(flags, args, others, target, rules)))
+
+
+def _become(command: list[str]) -> None:
+    os.execv(command[0], command)  # noqa: S606 (the arguments are the user's own)
+
+
+def _snakemake(
+    flags: Flags,
+    args: argparse.Namespace,
+    others: Sequence[str],
+    target: str,
+    rules: Sequence[str],
+) -> list[str]:
+    """The command that does what the flags say; its config is written."""
+    given = vars(args)
+    for name in NOT_YET:
+        if given.get(name.strip("-").replace("-", "_")):
+            raise DataError(f"{name}: expected a flag of this version, found one of a later one.")
+    if given.get("resume") and given["overwrite"]:
+        raise DataError("--resume: expected no --overwrite beside it, found both. Choose one.")
+    chosen: dict[str, Any] = {}
+    fields = Config().model_dump()
+    for place, value in given.items():
+        if place.split(".")[0] in fields:
+            chosen = merged(chosen, _nested(place, value))
+    results = Path(chosen.setdefault("results", Config().results))
+    config = merged(_analyzed(results, args), chosen)
+    path = results / "run.yaml"
+    write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+
+    command = [sys.executable, "-m", "snakemake", target]
+    command += ["--snakefile", str(home() / "workflow/Snakefile"), "--configfile", str(path)]
+    if PROFILE not in others:
+        command += [PROFILE, str(home() / "profiles/default")]
+    if given["overwrite"]:
+        command += ["--forcerun", *rules]
+    if not any(word.split("=")[0] in CORES for word in others):
+        workers = [given[name] for name in flags.cores if given[name]]
+        command += ["--cores", str(max(workers)) if workers else "all"]
+    return [*command, *others]
+
+
+def _analyzed(results: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """What the analysis was told: by this command, or by the one that made ``config.json``."""
+    if getattr(args, "data", None):
+        return {"dataset": str(Path(args.data).absolute())}
+    plan = results / "config.json"
+    if "data" in args and not plan.exists():
+        raise DataError("--data: expected a dataset JSON, found none. Name it.")
+    analysis = read_plan(plan).analysis
+    if "data" in args:
+        return {"dataset": analysis.dataset}
+    return analysis.model_dump(mode="json")
+
+
+def _script(name: str) -> Callable[[], None]:
+    def command() -> None:
+        runpy.run_path(str(home() / f"workflow/scripts/{name}.py"), run_name="__main__")
+
+    return command
+
+
+predict = _script("predict_files")
+postprocess = _script("postprocess")
+evaluate = _script("evaluate")
+rank = _script("rank")
+ensemble = _script("ensemble")
+average_weights = _script("average_weights")
+convert_msd = _script("convert_msd")
+convert_csv = _script("convert_csv")

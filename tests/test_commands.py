@@ -1,0 +1,419 @@
+"""The commands that are installed: every flag there, none ignored, Snakemake underneath."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+import yaml
+from conftest import ROOT, ball, grid
+
+from mist_core.commands import home
+from mist_core.files import read_rows
+from mist_core.io import Volume, read_labels, write_volume
+
+FLAGS = {
+    "analyze": "--data --results --nfolds --num-workers-analyze --verify --data-dump --overwrite",
+    "preprocess": "--results --numpy --num-workers-preprocess --compute-dtms --no-preprocess "
+    "--overwrite",
+    "train": "--numpy --results --overwrite --num-workers-evaluate --model --patch-size --loss "
+    "--composite-loss-weighting --epochs --batch-size-per-gpu --learning-rate --lr-scheduler "
+    "--warmup-epochs --optimizer --l2-penalty --folds --val-percent --resume "
+    "--pretrained-weights --pretrained-config --input-channel-strategy",
+    "predict": "--models-dir --config --paths-csv --output --device --postprocess-strategy",
+    "postprocess": "--base-predictions --output --postprocess-strategy --num-workers-postprocess "
+    "--num-workers-evaluate --paths-csv --eval-config",
+    "evaluate": "--config --paths-csv --output-csv --num-workers-evaluate --validate",
+    "rank": "--results --output-csv --names --output-detailed-csv --metric-direction-overrides "
+    "--id-column",
+    "ensemble": "--predictions --output --input-type --config --ensemble-backend "
+    "--probability-ensemble-backend --num-workers-ensemble",
+    "average_weights": "--weights --output",
+    "convert_msd": "--source --output --num-workers-conversion",
+    "convert_csv": "--train-csv --output --test-csv --num-workers-conversion",
+}
+FLAGS["run_all"] = " ".join(FLAGS[name] for name in ("analyze", "preprocess", "train"))
+DEFAULTS = [
+    ("run_all", "--results", "results"),
+    ("run_all", "--numpy", "numpy"),
+    ("analyze", "--nfolds", "5"),
+    ("train", "--model", "nnunet"),
+    ("train", "--loss", "dice_ce"),
+    ("train", "--epochs", "1000"),
+    ("train", "--batch-size-per-gpu", "2"),
+    ("train", "--learning-rate", "0.001"),
+    ("train", "--warmup-epochs", "20"),
+    ("train", "--l2-penalty", "0.0001"),
+    ("train", "--lr-scheduler", "cosine"),
+    ("train", "--optimizer", "adamw"),
+    ("train", "--input-channel-strategy", "average"),
+    ("predict", "--device", "cuda"),
+    ("postprocess", "--num-workers-postprocess", "1"),
+    ("evaluate", "--num-workers-evaluate", "1"),
+    ("rank", "--id-column", "id"),
+    ("ensemble", "--ensemble-backend", "staple"),
+    ("convert_msd", "--num-workers-conversion", "1"),
+]
+
+
+def mist(name, *words, cwd=None):
+    """Run a command as its entry point does."""
+    code = f"from mist_core.commands import {name}; {name}()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """What every command says of its flags, by flag."""
+    texts = {}
+    for name in FLAGS:
+        done = mist(name, "--help")
+        assert done.returncode == 0, done.stderr
+        options = done.stdout.split("\n  --")[1:]
+        texts[name] = {"--" + part.split()[0]: " ".join(part.split()) for part in options}
+    return texts
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_flag_is_there_and_explained(helps, name):
+    for flag in FLAGS[name].split():
+        assert flag in helps[name], f"{name} lacks {flag}"
+        explanation = helps[name][flag].split("]")[-1].split("}")[-1]
+        assert len(explanation.split()) >= 2, f"{name} {flag} is not explained"
+
+
+@pytest.mark.parametrize(("name", "flag", "default"), DEFAULTS)
+def test_defaults_are_shown(helps, name, flag, default):
+    assert f"(default: {default})" in helps[name][flag]
+
+
+def test_every_command_is_installed():
+    scripts = (ROOT / "pyproject.toml").read_text().split("[project.scripts]")[1].split("\n\n")[0]
+    assert {line.split(" =")[0] for line in scripts.strip().splitlines()} == {
+        f"mist_{name}" for name in FLAGS
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data-dump"],
+        ["--compute-dtms"],
+        ["--no-preprocess", "yes"],
+        ["--val-percent", "0.1"],
+        ["--pretrained-weights", "w.pt"],
+        ["--composite-loss-weighting", "linear"],
+    ],
+)
+def test_a_flag_that_does_nothing_yet_is_refused(tmp_path, words):
+    done = mist("run_all", "--data", "data", *words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ERROR: {words[0]}: expected a flag of this version")
+    assert not (tmp_path / "results").exists()
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path):
+    done = mist("run_all", "--data", "data", "--resume", "--overwrite", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: --resume: expected no --overwrite beside it")
+
+
+@pytest.mark.parametrize("name", ["preprocess", "train"])
+def test_a_stage_without_the_one_before_says_what_is_missing(tmp_path, name):
+    done = mist(name, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: results/config.json: expected a JSON file, found none.")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Four training cases and a test case of the demo."""
+    folder = tmp_path_factory.mktemp("dataset")
+    make = ROOT / "workflow/scripts/make_demo_data.py"
+    subprocess.run([sys.executable, make, "--output", folder], check=True)
+    for number in range(5, 11):
+        shutil.rmtree(folder / f"train/demo_{number:02d}")
+    shutil.rmtree(folder / "test/test_02")
+    return folder
+
+
+SHORT = ["--epochs", "1", "--batch-size-per-gpu", "1", "--patch-size", "16", "16", "16"]
+QUICK = ["--config", 'train={"steps_per_epoch": 1}', 'predict={"flips": false}']
+
+
+def logs(folder):
+    return {p: p.stat().st_mtime_ns for p in (folder / "results/logs").rglob("*.log")}
+
+
+def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
+    """No stage does again what another did; a flag reruns what it changes; none is remembered."""
+
+    def run(name, *words):
+        before = logs(tmp_path)
+        done = mist(name, *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        changed = [p for p, time in logs(tmp_path).items() if before.get(p) != time]
+        return {p.relative_to(tmp_path / "results/logs").parts[0] for p in changed}
+
+    folders = ["--results", "results", "--numpy", tmp_path / "numpy"]
+    data = ["--data", dataset / "dataset.json"]
+    assert run("analyze", *data, "--nfolds", "2", "--results", "results") == {
+        *("fingerprint", "analyze", "test_paths.log"),
+    }
+    assert run("preprocess", *folders) == {"preprocess", "gather_arrays", "gather_test_arrays"}
+    trained = run("train", *folders, *SHORT, *QUICK)
+    assert {"train", "predict", "predict_test", "evaluate", "rank.log"} <= trained
+    assert "preprocess" not in trained
+    assert (tmp_path / "results/default/results.csv").exists()
+    # The same as one command: nothing is left to do.
+    assert run("run_all", *data, "--nfolds", "2", *folders, *SHORT, *QUICK) == set()
+    # More epochs: training and what follows.
+    longer = [*SHORT[2:], "--epochs", "2"]
+    again = run("train", *folders, *longer, *QUICK)
+    assert "train" in again
+    assert not again & {"fingerprint", "preprocess", "analyze"}
+    config = yaml.safe_load((tmp_path / "results/run.yaml").read_text())
+    assert config["train"]["epochs"] == 2
+    # A dry run goes through to Snakemake.
+    assert run("train", *folders, *SHORT, *QUICK, "-n") == set()
+    assert run("train", *folders, *longer, *QUICK, "--overwrite") >= {"train", "predict"}
+
+    models = tmp_path / "results/default/models"
+    table = tmp_path / "new.csv"
+    test = dataset / "test/test_01"
+    table.write_text(f"id,t2,t1\nnew,{test}/t2.nii.gz,{test}/t1.nii.gz\n")
+    done = mist(
+        "predict",
+        *("--models-dir", models, "--config", tmp_path / "results/config.json"),
+        *("--paths-csv", table, "--output", tmp_path / "new", "--device", "cpu"),
+    )
+    assert done.returncode == 0, done.stderr
+    new = read_labels(tmp_path / "new/new.nii.gz")
+    image = sitk.ReadImage(str(test / "t1.nii.gz"))
+    assert new.array.shape == image.GetSize()[::-1]
+    # Channels go by their names: the columns in another order give the same.
+    table.write_text(f"id,t1,t2\nsame,{test}/t1.nii.gz,{test}/t2.nii.gz\n")
+    mist(
+        "predict",
+        *("--models-dir", models, "--config", tmp_path / "results/config.json"),
+        *("--paths-csv", table, "--output", tmp_path / "new", "--device", "cpu"),
+    )
+    same = read_labels(tmp_path / "new/same.nii.gz")
+    np.testing.assert_array_equal(new.array, same.array)
+
+    folds = [models / "fold_0.pt", models / "fold_1.pt"]
+    done = mist("average_weights", "--weights", *folds, "--output", tmp_path / "mean.pt")
+    assert done.returncode == 0, done.stderr
+    states = [torch.load(p, weights_only=True)["weights"] for p in [*folds, tmp_path / "mean.pt"]]
+    for name, value in states[2].items():
+        torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
+
+
+def test_some_folds_only(dataset, tmp_path):
+    words = ["--data", dataset, "--nfolds", "2", *SHORT, "--folds", "1", *QUICK]
+    done = mist("run_all", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    home = tmp_path / "results/default"
+    assert [p.name for p in (home / "models").iterdir()] == ["fold_1.pt"]
+    assert not (home / "results.csv").exists()
+    folds = {row["id"]: row["fold"] for row in read_rows(tmp_path / "results/train_paths.csv")}
+    predicted = {p.name.split(".")[0] for p in (home / "predictions/train/raw").glob("*.gz")}
+    assert predicted == {case for case, fold in folds.items() if fold == "1"}
+    # The other one later: tables are made, the first is not trained again.
+    before = (home / "models/fold_1.pt").stat().st_mtime_ns
+    done = mist("train", *SHORT, *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (home / "results.csv").exists()
+    assert (home / "models/fold_1.pt").stat().st_mtime_ns == before
+
+
+def label_map(folder, name, array):
+    write_volume(folder / name, Volume(np.asarray(array, np.uint8), grid(np.shape(array))))
+
+
+def test_a_tie_of_votes_is_background_and_no_new_label(tmp_path):
+    a = np.zeros((4, 4, 4))
+    a[0], a[1], a[2] = 1, 2, 2
+    b = np.zeros((4, 4, 4))
+    b[0], b[1], b[2] = 1, 1, 0
+    for name, array in (("one", a), ("two", b)):
+        label_map(tmp_path / name, "x.nii.gz", array)
+    done = mist(
+        "ensemble",
+        *("--predictions", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out"),
+        *("--ensemble-backend", "majority_vote"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = read_labels(tmp_path / "out/x.nii.gz").array
+    assert [set(np.unique(s).tolist()) for s in found] == [{1}, {0}, {0}, {0}]
+
+
+def test_staple_follows_those_who_agree(tmp_path):
+    truth = ball(grid((12, 12, 12)), value=3).array
+    odd = np.roll(truth, 3, axis=0)
+    for name, array in (("one", truth), ("two", truth), ("three", odd)):
+        label_map(tmp_path / name, "x.nii.gz", array)
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    done = mist("ensemble", "--predictions", *folders, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    found = read_labels(tmp_path / "out/x.nii.gz").array
+    np.testing.assert_array_equal(found, truth)
+
+
+def test_cases_that_not_all_models_predicted_are_named(tmp_path):
+    label_map(tmp_path / "one", "x.nii.gz", np.zeros((4, 4, 4)))
+    label_map(tmp_path / "one", "y.nii.gz", np.zeros((4, 4, 4)))
+    label_map(tmp_path / "two", "x.nii.gz", np.zeros((4, 4, 4)))
+    folders = [tmp_path / "one", tmp_path / "two"]
+    done = mist("ensemble", "--predictions", *folders, "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert f"{tmp_path}/two: expected the cases of the other folders, found no y.nii.gz" in (
+        done.stderr
+    )
+
+
+STRATEGY = [
+    {
+        "transform": "remove_small_objects",
+        "apply_to_labels": [1],
+        "per_label": True,
+        "kwargs": {"small_object_threshold": 5},
+    }
+]
+
+
+def test_postprocessing_by_hand_has_the_layout_of_the_workflow(tmp_path):
+    truth = ball(grid((12, 12, 12))).array
+    speck = truth.copy()
+    speck[0, 0, 0] = 1
+    for number in range(3):
+        label_map(tmp_path / "in", f"{number:03d}.nii.gz", speck)
+    label_map(tmp_path, "truth.nii.gz", truth)
+    (tmp_path / "s.json").write_text(json.dumps(STRATEGY))
+    (tmp_path / "eval.json").write_text('{"organ": {"labels": [1], "metrics": {"dice": {}}}}')
+    rows = [f"{number:03d},{tmp_path}/truth.nii.gz,ignored" for number in range(3)]
+    (tmp_path / "paths.csv").write_text("\n".join(["id,mask,t1", *rows]) + "\n")
+    done = mist(
+        "postprocess",
+        *("--base-predictions", tmp_path / "in", "--output", tmp_path / "out"),
+        *("--postprocess-strategy", tmp_path / "s.json", "--num-workers-postprocess", "2"),
+        *("--paths-csv", tmp_path / "paths.csv", "--eval-config", tmp_path / "eval.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    np.testing.assert_array_equal(read_labels(out / "predictions/001.nii.gz").array, truth)
+    assert json.loads((out / "strategy.json").read_text()) == STRATEGY
+    rows = read_rows(out / "postprocess_results.csv")
+    assert [(row["id"], row["organ_dice"]) for row in rows[:4]] == [
+        *((f"{number:03d}", "1.0") for number in range(3)),
+        ("Mean", "1.0"),
+    ]
+
+
+def test_ranking_of_columns_of_ones_own(tmp_path):
+    (tmp_path / "a.csv").write_text("case,x_depth\np,1\nq,2\nMean,1.5\n")
+    (tmp_path / "b.csv").write_text("case,x_depth\np,3\nq,4\nMean,3.5\n")
+    (tmp_path / "d.json").write_text('{"x_depth": "lower"}')
+    words = ["--results", tmp_path / "a.csv", tmp_path / "b.csv", "--id-column", "case"]
+    words += ["--output-csv", tmp_path / "out.csv"]
+    done = mist("rank", *words)
+    assert done.returncode == 1
+    assert "x_depth" in done.stderr
+    done = mist("rank", *words, "--metric-direction-overrides", tmp_path / "d.json")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "out.csv")
+    assert [(r["strategy"], float(r["average_rank"])) for r in rows] == [("a", 1.0), ("b", 2.0)]
+
+
+def test_a_decathlon_dataset_of_several_channels_is_converted(tmp_path):
+    source = tmp_path / "Task01"
+    image = sitk.JoinSeries([sitk.Image(6, 5, 4, sitk.sitkFloat32) + c for c in (1, 2)])
+    for folder in ("imagesTr", "labelsTr", "imagesTs"):
+        (source / folder).mkdir(parents=True)
+    sitk.WriteImage(image, str(source / "imagesTr/case_01.nii.gz"))
+    sitk.WriteImage(image, str(source / "imagesTs/case_02.nii.gz"))
+    sitk.WriteImage(sitk.Image(6, 5, 4, sitk.sitkUInt8), str(source / "labelsTr/case_01.nii.gz"))
+    description = {
+        "name": "Two",
+        "modality": {"0": "FLAIR", "1": "T1w"},
+        "labels": {"0": "background", "1": "whole tumour"},
+        "training": [{"image": "./imagesTr/case_01.nii.gz", "label": "./labelsTr/case_01.nii.gz"}],
+        "test": ["./imagesTs/case_02.nii.gz"],
+    }
+    (source / "dataset.json").write_text(json.dumps(description))
+    done = mist("convert_msd", "--source", source, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    fields = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert (fields["task"], fields["modality"], fields["labels"]) == ("Two", "other", [0, 1])
+    assert fields["final_classes"] == {"whole_tumour": [1]}
+    for part, case in (("train", "case_01"), ("test", "case_02")):
+        for channel, value in (("FLAIR", 1), ("T1w", 2)):
+            path = tmp_path / "out" / fields[f"{part}-data"] / case / f"{channel}.nii.gz"
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+            assert array.shape == (4, 5, 6)
+            assert np.all(array == value)
+    (source / "imagesTs/case_02.nii.gz").unlink()
+    done = mist("convert_msd", "--source", source, "--output", tmp_path / "again")
+    assert done.returncode == 1
+    assert "imagesTs/case_02.nii.gz: expected a file, found none" in done.stderr
+    assert not (tmp_path / "again").exists()
+
+
+def test_files_listed_in_tables_are_converted_under_their_own_formats(tmp_path):
+    volume = ball(grid((6, 6, 6)))
+    for name in ("m.nii.gz", "t1.nrrd", "ct1.nii.gz"):
+        write_volume(tmp_path / "in" / name, volume)
+    (tmp_path / "in/train.csv").write_text("id,mask,t1,ct1\n01,m.nii.gz,t1.nrrd,ct1.nii.gz\n")
+    done = mist("convert_csv", "--train-csv", tmp_path / "in/train.csv", "--output", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "o/raw/train/01").iterdir()} == {
+        "mask.nii.gz",
+        "t1.nrrd",
+        "ct1.nii.gz",
+    }
+    fields = json.loads((tmp_path / "o/dataset.json").read_text())
+    assert list(fields["images"]) == ["t1", "ct1"]
+    assert fields["labels"] is None
+    assert "fill in task, modality, labels" in done.stderr
+
+
+def test_the_workflow_is_found_beside_the_library():
+    assert (home() / "workflow/Snakefile").exists()
+    assert home() == ROOT
+
+
+def test_the_installed_package_brings_the_workflow(dataset, tmp_path):
+    """A wheel is built and run from where it is unpacked, far from the repository."""
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns(".*", "results", "numpy", "data", "build", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=ignore)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    subprocess.run([*build, "--wheel-dir", tmp_path, source], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "site"
+    shutil.unpack_archive(wheel, installed, "zip")
+    work = tmp_path / "work"
+    work.mkdir()
+    code = "from mist_core.commands import run_all; run_all()"
+    words = ["--data", dataset, "--nfolds", "2", *SHORT, "--until", "analyze"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd=work,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (work / "results/config.json").exists()
+    assert str(installed / "mist_core/shipped/profiles") in done.stdout + done.stderr

@@ -1,0 +1,104 @@
+"""Predict label maps of new images with trained models, on the grids of the images."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mist_core import cli
+from mist_core.errors import DataError, raise_all
+from mist_core.files import read_rows
+from mist_core.lease import take_gpus
+from mist_core.plan import Plan, part_read_by, read_plan
+
+
+def main() -> None:
+    p = cli.parser(__doc__)
+    p.add_argument("--models-dir", type=Path, required=True, help="folder with fold_<k>.pt")
+    p.add_argument("--config", type=Path, required=True, help="config.json of the models")
+    p.add_argument(
+        "--paths-csv", type=Path, required=True, help="CSV with id and a column for every channel"
+    )
+    p.add_argument("--output", type=Path, required=True, help="folder for the predictions")
+    p.add_argument("--device", default="cuda", help="cpu, cuda, or the number of a GPU")
+    p.add_argument("--postprocess-strategy", type=Path, help="strategy JSON to apply")
+    args = p.parse_args()
+
+    plan = read_plan(args.config)
+    images = read_images(args.paths_csv, plan)
+    paths = sorted(args.models_dir.glob("fold_*.pt"))
+    if not paths:
+        raise DataError(f"{args.models_dir}: expected models fold_<k>.pt, found none. Train first.")
+    choose_device(args.device)
+
+    @cache
+    def loaded() -> Any:
+        take_gpus()
+        from mist_core import predict
+
+        models = predict.load_models(paths)
+        fields = plan.model_dump(mode="json")
+        for path, model in zip(paths, models, strict=True):
+            if part_read_by("train", model.plan.model_dump(mode="json")) != part_read_by(
+                "train", fields
+            ):
+                raise DataError(
+                    f"{args.config}: expected the plan that {path} was trained with, found another."
+                    " Name the config.json of these models."
+                )
+        return models
+
+    def key(case: str) -> str:
+        strategy = args.postprocess_strategy
+        return cli.digest(
+            [*paths, *images[case]], strategy.read_text(encoding="utf-8") if strategy else None
+        )
+
+    def compute(case: str, folder: Path) -> None:
+        from mist_core import io, postprocess, predict, preprocess
+        from mist_core.config import Predict
+
+        volumes = [io.read_image(path) for path in images[case]]
+        done = preprocess.preprocess(volumes, None, plan)
+        volume = predict.predict_array(loaded(), done.image, done.origin, Predict())
+        if args.postprocess_strategy:
+            strategy = postprocess.read_strategy(args.postprocess_strategy)
+            volume = io.Volume(postprocess.postprocess(volume.array, strategy), volume.geometry)
+        io.write_volume(folder / f"{case}.nii.gz", volume)
+
+    work = cli.CaseWork(lambda case: [f"{case}.nii.gz"], key, compute)
+    cli.do_cases(work, list(images), args.output)
+
+
+def read_images(table: Path, plan: Plan) -> dict[str, list[Path]]:
+    """The files of every case in the order of the plan's channels, found by the column's name."""
+    rows = read_rows(table)
+    channels = plan.dataset_info.images
+    missing = [name for name in ("id", *channels) if not rows or name not in rows[0]]
+    if missing:
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise DataError(
+            f"{table}: expected columns id, {', '.join(channels)}, found {found}. "
+            f"Add {', '.join(missing)}."
+        )
+    problems = [
+        f"{table}: expected every id once, found {row['id']} again. Rename it."
+        for number, row in enumerate(rows)
+        if row["id"] in {other["id"] for other in rows[:number]}
+    ]
+    raise_all(problems, str(table))
+    return {row["id"]: [Path(row[channel]) for channel in channels] for row in rows}
+
+
+def choose_device(name: str) -> None:
+    """Let only the device that was asked for be seen."""
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif name.isdigit():
+        os.environ["CUDA_VISIBLE_DEVICES"] = name
+    elif name != "cuda":
+        raise DataError(f"--device: expected cpu, cuda or the number of a GPU, found {name!r}.")
+
+
+if __name__ == "__main__":
+    cli.run(main)
