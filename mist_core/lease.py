@@ -6,6 +6,7 @@ from waiting here.
 """
 
 import fcntl
+import logging
 import os
 import random
 import tempfile
@@ -16,6 +17,7 @@ from typing import IO
 
 from mist_core.errors import DataError
 
+log = logging.getLogger(__name__)
 _held: list[IO[str]] = []  # open files: closing one would give the GPU back
 
 
@@ -42,6 +44,7 @@ def take_gpus(count: int = 1, jobs_per_gpu: int = 1) -> list[str]:
         chosen = _try_to_take(pool, count, jobs_per_gpu, folder)
         if chosen:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+            log.info("took GPU %s", ", ".join(chosen))
             return chosen
         time.sleep(0.2 + 0.3 * random.random())
 

@@ -219,6 +219,7 @@ def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
         torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
 
 
+@pytest.mark.slow
 def test_some_folds_only(dataset, tmp_path):
     words = ["--data", dataset, "--nfolds", "2", *SHORT, "--folds", "1", *QUICK]
     done = mist("run_all", *words, cwd=tmp_path)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,7 @@ class Project:
             *("--configfile", "my.yaml"),
         ]
 
-    def run(self, *more):
+    def run(self, *more, **environment):
         """Exit code, output, and how many jobs of each rule ran, counted by their logs."""
         started = time.time_ns()
         done = subprocess.run(
@@ -73,7 +74,11 @@ class Project:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.root)},
+            env={
+                **os.environ,
+                **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.root)},
+                **environment,
+            },
         )
         logs = self.folder / "results/logs"
         written = [p for p in logs.rglob("*.log") if p.stat().st_mtime_ns >= started]
@@ -158,8 +163,11 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, option
     project.config["experiments"]["b"]["train"]["epochs"] = 2
     assert project.jobs() == OF_ONE_EXPERIMENT | GATHER | OF_ALL
 
+    del project.config["experiments"]["b"]
+    assert project.jobs() == GATHER | OF_ALL
+
     project.config["analyze"]["target_spacing"] = [1.5, 1.5, 1.5]
-    assert project.jobs() == ON_THE_GRID | OF_BOTH | GATHER | OF_ALL
+    assert project.jobs() == ON_THE_GRID | OF_ONE_EXPERIMENT | GATHER | OF_ALL
 
     # The target spacing is fixed now, so another case leaves the plan as it is.
     before, files = project.folds(), project.made()
@@ -169,7 +177,8 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, option
     assert {i: folds[i] for i in before} == before
     assert jobs == (
         {"fingerprint": 1, "analyze": 1, "preprocess": 1, "gather_arrays": 1}
-        | {"train": 2, "predict": 4, "predict_test": 2, "postprocess": 2 * 6, "evaluate": 6}
+        | OF_ONE_EXPERIMENT
+        | {"train": 1}
         | GATHER
         | OF_ALL
     )
@@ -186,20 +195,19 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, option
 
     shutil.copytree(data / "test/test_01", data / "test/test_07")
     files = project.made()
-    of_test = {"preprocess": 1, "gather_test_arrays": 1, "predict_test": 2, "postprocess": 4}
+    of_test = {"preprocess": 1, "gather_test_arrays": 1, "predict_test": 1, "postprocess": 2}
     assert project.jobs() == of_test | {"test_paths": 1} | GATHER
     assert {Path(p).name.split(".")[0] for p in project.changed(files)} == {"test_07"}
 
     shutil.rmtree(data / "train/case_00")
     files = project.made()
-    shrunk = {"train": 2, "predict": 4, "predict_test": 2, "postprocess": 12, "evaluate": 6}
     of_chunk = {"fingerprint": 1, "analyze": 1, "preprocess": 1, "gather_arrays": 1}
-    assert project.jobs() == of_chunk | shrunk | GATHER | OF_ALL
+    assert project.jobs() == of_chunk | OF_ONE_EXPERIMENT | {"train": 1} | GATHER | OF_ALL
     assert not [p for p in project.changed(files) if p.startswith("numpy")]
 
     files = project.made()
     (results / "a/predictions/test/test_01.nii.gz").unlink()
-    (results / "b/results.csv").unlink()
+    (results / "a/results.csv").unlink()
     (results / "report.html").unlink()
     missing = {"predict_test": 1, "postprocess": 2, "evaluate": 1}
     assert project.jobs() == missing | GATHER | OF_ALL
@@ -243,6 +251,7 @@ def test_a_stage_that_is_asked_for_again_is_made_again(project):
     assert checkpoint.stat().st_mtime_ns > trained
 
 
+@pytest.mark.slow
 def test_code_is_followed_where_the_config_says_so(tmp_path):
     root = tmp_path / "repository"
     for name in ("mist_core", "workflow", "profiles", "config", "envs"):
@@ -271,6 +280,7 @@ def test_code_is_followed_where_the_config_says_so(tmp_path):
     assert {path for path in before if path.startswith("numpy")} == project.changed(before)
 
 
+@pytest.mark.slow
 def test_experiments_share_the_grid_unless_they_change_it(project):
     project.config["experiments"] = {
         "a": {},
@@ -293,6 +303,7 @@ def test_experiments_share_the_grid_unless_they_change_it(project):
     assert "fingerprint" not in jobs
 
 
+@pytest.mark.slow
 def test_the_cases_of_a_patient_share_a_fold(project):
     rows = [f"demo_{n:02d},{patient}" for n, patient in enumerate("PQPQ", 1)]
     (project.folder / "cases.csv").write_text("\n".join(["id,patient", *rows]) + "\n")
@@ -481,3 +492,55 @@ def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_datas
         np.testing.assert_allclose(prediction.GetOrigin(), mask.GetOrigin(), atol=1e-3)
         np.testing.assert_allclose(prediction.GetDirection(), mask.GetDirection(), atol=1e-6)
         assert set(np.unique(sitk.GetArrayFromImage(prediction))) <= {0, 1, 2, 4}
+
+
+def gpus_taken(project, rule="train"):
+    """The GPU that each job says it took, and when the job worked."""
+    logs = sorted((project.folder / f"results/logs/{rule}").glob("*.log"))
+    return [
+        re.search(r"took GPU (\S+)", path.read_text())[1].rstrip(",")
+        for path in logs
+        if "took GPU" in path.read_text()
+    ]
+
+
+def test_jobs_on_one_machine_have_a_gpu_each(project):
+    """Two made-up GPUs: the count of jobs at once follows, and no two of them share a device."""
+    code, output, _ = project.run(CUDA_VISIBLE_DEVICES="4,7")
+    assert code == 0, output
+    taken = gpus_taken(project)
+    assert len(taken) == 4
+    assert set(taken) == {"4", "7"}
+    assert 'Provided resources: gpu=Resource("gpu", 2)' in output
+
+
+def slurm():
+    """A SLURM of one node with two made-up GPUs; skips where it cannot be had."""
+    script = ROOT / "tests/slurm_loopback.sh"
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to start SLURM")
+    up = subprocess.run(["bash", script, "up"], check=False, capture_output=True, text=True)
+    if up.returncode or "ok " not in up.stdout:
+        pytest.skip(f"needs SLURM: {up.stderr[-200:]}")
+    return script
+
+
+@pytest.mark.slow
+def test_a_slurm_cluster_runs_it_all(tmp_path):
+    script = slurm()
+    options = [
+        *("--workflow-profile", str(ROOT / "profiles/slurm"), "--jobs", "4"),
+        *("--default-resources", "mem_mb=1000", "runtime=30"),
+        *("--set-resources", *(f"{rule}:mem_mb=2000" for rule in ("fingerprint", "preprocess"))),
+        *("--set-threads", "train=1", "predict=1", "predict_test=1"),
+        *("--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "10"),
+        "--slurm-no-account",
+    ]
+    try:
+        project = Project(tmp_path, options=tuple(options))
+        project.config["experiments"] = {"a": {}}
+        jobs = project.jobs()
+        assert (jobs["train"], jobs["preprocess"], jobs["report"]) == (2, 3, 1)
+        assert set(gpus_taken(project)) == {"0", "1"}
+    finally:
+        subprocess.run(["bash", script, "down"], check=False)

@@ -50,6 +50,9 @@ STAGES_WITH_MEMORY = (
     "postprocess",
     "evaluate",
 )
+# None on a cluster, where a machine's cores are not known here; its profile sets the threads.
+CORES = workflow.resource_settings.cores
+CLUSTER_THREADS = 8
 CHUNK_MB = 64  # files that one job reads at most when cases_per_job is auto
 LARGEST_CHUNK = 64
 
@@ -213,7 +216,7 @@ def small_enough(n_cases):
     files = [path for case in CASES.values() for path in case.images if path.exists()]
     mean_mb = sum(path.stat().st_size for path in files) / 1e6 / max(len(CASES), 1)
     by_size = CHUNK_MB / max(mean_mb, CHUNK_MB / LARGEST_CHUNK)
-    workers = workflow.cores or workflow.nodes or 1
+    workers = CORES or workflow.resource_settings.nodes or 1
     return max(1, min(int(by_size), math.ceil(n_cases / workers)))
 
 
@@ -410,7 +413,7 @@ def threads_of_training(wildcards):
     On a CPU folds side by side are no faster than one after the other, and take more memory.
     """
     at_once = len(GPUS) * CONFIG.jobs_per_gpu // gpus_of_training(wildcards)
-    return max(1, (workflow.cores or 1) // max(at_once, 1))
+    return max(1, (CORES or CLUSTER_THREADS) // max(at_once, 1))
 
 
 def tracked(wildcards, input):
@@ -451,7 +454,7 @@ def part_of(wildcards):
 
 def enough_for(n_cases):
     """Workers for a job that does all cases: one for every eight, of those that there are."""
-    return max(1, min(workflow.cores or 1, n_cases // 8))
+    return max(1, min(CORES or CLUSTER_THREADS, n_cases // 8))
 
 
 def cases(wildcards, input):
