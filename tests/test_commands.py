@@ -155,6 +155,7 @@ def logs(folder):
     return {p: p.stat().st_mtime_ns for p in (folder / "results/logs").rglob("*.log")}
 
 
+@pytest.mark.slow
 def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
     """No stage does again what another did; a flag reruns what it changes; none is remembered."""
 

@@ -235,6 +235,7 @@ def test_many_changes_at_once_are_all_followed(project):
     assert {rule: jobs[rule] for rule in expected} == expected
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_asked_for_again_is_made_again(project):
     project.config["experiments"] = {"a": {}}
     project.jobs()
@@ -319,6 +320,7 @@ def test_the_cases_of_a_patient_share_a_fold(project):
     assert "cases.csv: expected one row for case demo_04, found 0." in output
 
 
+@pytest.mark.slow
 def test_results_of_another_dataset_are_not_overwritten(project):
     project.config["experiments"] = {"a": {}}
     project.jobs()
