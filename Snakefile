@@ -1,8 +1,10 @@
 """The workflow of workflow/Snakefile, so that plain ``snakemake`` in this folder runs it."""
 
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 from mist_core.cli import claim, show_summary
+from mist_core.progress import show_failures
 
 min_version("9.19")
 
@@ -26,3 +28,7 @@ onstart:
 
 onsuccess:
     show_summary(config.get("results", "results"))
+
+
+onerror:
+    show_failures(logger)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mist_core.augment import flip_axes
 from mist_core.config import Predict, Train
-from mist_core.device import MEMORY_FORMAT, best_device, has_bfloat16
+from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, has_bfloat16
 from mist_core.errors import DataError
 from mist_core.files import read_json
 from mist_core.geometry import Origin
@@ -74,6 +74,7 @@ def predict_case(
     return predict_array(models, array, Origin.from_json(read_json(geometry)), settings)
 
 
+@enough_memory("Lower predict.window_batch, or use a machine with more.")
 def predict_array(
     models: Sequence[TrainedModel],
     image: NDArray[np.float32],

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from mist_core import __version__
 from mist_core.augment import augment
 from mist_core.config import Train
-from mist_core.device import MEMORY_FORMAT, has_bfloat16
+from mist_core.device import MEMORY_FORMAT, enough_memory, has_bfloat16
 from mist_core.errors import DataError
 from mist_core.files import replacing
 from mist_core.losses import LOSSES, deep_supervision
@@ -44,6 +44,7 @@ class Paths:
     logs: Path
 
 
+@enough_memory("Lower train.batch_size or analyze.patch_size.")
 def train(
     cases: list[TrainingCase],
     plan: Plan,

@@ -1,5 +1,6 @@
 """What several tests share: grids, made-up volumes, and reference data that may be absent."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from mist_core.io import Volume
 ROOT = Path(__file__).parents[1]
 # Real scans and tables of expected values, kept beside the repository where they are available.
 SHARED = ROOT.parent / "shared"
+
+# Snakemake's plugin for SLURM asks a cluster, also one that is down, for as long as it takes.
+os.environ["SLURM_CONF"] = os.devnull
 
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

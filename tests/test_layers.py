@@ -27,7 +27,7 @@ LAYERS = (
     ("device", "parallel", "augment", "patches", "losses", "models"),
     ("analyze", "preprocess", "train", "predict", "postprocess", "evaluate", "rank", "report"),
     ("cli",),
-    ("commands",),
+    ("commands", "progress"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 STAGES = LAYERS[4]

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
 import yaml
@@ -113,6 +114,28 @@ CLUSTER = (
     *("--executor", "cluster-generic", "--jobs", "2", "--latency-wait", "10"),
     *("--cluster-generic-submit-cmd", str(ROOT / "tests/qsub.sh")),
 )
+SLURM = (
+    *("--workflow-profile", str(ROOT / "profiles/slurm"), "--jobs", "4"),
+    *("--default-resources", "mem_mb=1000", "runtime=30"),
+    *("--set-resources", *(f"{rule}:mem_mb=2000" for rule in ("fingerprint", "preprocess"))),
+    *("--set-threads", "train=1", "predict=1", "predict_test=1"),
+    *("--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "10"),
+    "--slurm-no-account",
+)
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """A SLURM of one node with two made-up GPUs; skips where it cannot be had."""
+    script = ROOT / "tests/slurm_loopback.sh"
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to start SLURM")
+    monkeypatch.delenv("SLURM_CONF")
+    up = subprocess.run(["bash", script, "up"], check=False, capture_output=True, text=True)
+    if up.returncode or "ok " not in up.stdout:
+        pytest.skip(f"needs SLURM: {up.stderr[-200:]}")
+    yield
+    subprocess.run(["bash", script, "down"], check=False)
 
 
 @pytest.fixture
@@ -136,11 +159,13 @@ ON_THE_GRID = {"analyze": 1, "preprocess": 3, "gather_arrays": 1, "gather_test_a
 
 
 @pytest.mark.parametrize(
-    "options",
-    [("--cores", "2"), pytest.param(CLUSTER, marks=pytest.mark.slow)],
-    ids=["local", "cluster"],
+    "executor",
+    ["local", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cluster", "slurm"))],
 )
-def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, options):
+def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, executor, request):
+    options = {"local": ("--cores", "2"), "cluster": CLUSTER, "slurm": SLURM}[executor]
+    if executor == "slurm":
+        request.getfixturevalue("slurm")
     project = Project(tmp_path, options=options)
     data, results = project.folder / "data", project.folder / "results"
     once = {"fingerprint": 2, "test_paths": 1, "keep_strategy": 4}
@@ -362,6 +387,58 @@ def test_a_killed_run_goes_on_where_it_was(project):
     assert jobs["report"] == 1
 
 
+def wait_for(condition, seconds=120):
+    """Wait until ``condition()`` holds, but not for ever."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_killed_training_is_explained_and_goes_on(project):
+    """Killed alone, killed and tried again by the same run, and left behind by a killed run."""
+    epochs = 200
+    project.config["train"]["epochs"] = epochs
+    project.config |= {"experiments": {"a": {}}, "folds_to_train": [0]}
+    log = project.folder / "results/logs/train/a_fold_0.log"
+
+    def start(*more):
+        log.unlink(missing_ok=True)
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([*project.command(), *more], cwd=project.folder, **pipe)
+
+    def says(words, times=1):
+        return lambda: log.exists() and log.read_text().count(words) >= times
+
+    def kill_the_training_of(run):
+        wait_for(says(" loss ", 3))  # so there is a checkpoint, of this try
+        for process in psutil.Process(run.pid).children(recursive=True):
+            if "--checkpoint" in process.cmdline():
+                process.kill()
+
+    first = start()
+    kill_the_training_of(first)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 1
+    assert "train experiment a, fold 0 failed: killed before it could say why" in output
+    assert "Lower train.batch_size" in output.split("Failed:")[1]
+    assert "CalledProcessError" not in output
+
+    second = start("--retries", "1")
+    kill_the_training_of(second)
+    wait_for(lambda: not says(" loss ")())  # the second try has a log of its own
+    wait_for(says(" loss "))
+    assert says("going on after epoch")()
+    second.kill()  # but not its jobs
+    second.wait()
+    second.stdout.close()
+
+    assert project.jobs()["train"] == 1
+    assert says(f"going on after epoch {epochs}")() or says(f"epoch {epochs}/{epochs}")()
+    history = read_rows(project.folder / "results/a/logs/fold_0/history.csv")
+    assert [int(row["epoch"]) for row in history] == list(range(1, epochs + 1))
+
+
 def test_two_runs_on_one_results_folder_are_kept_apart(project):
     first = subprocess.Popen(
         project.command(),
@@ -516,33 +593,45 @@ def test_jobs_on_one_machine_have_a_gpu_each(project):
     assert 'Provided resources: gpu=Resource("gpu", 2)' in output
 
 
-def slurm():
-    """A SLURM of one node with two made-up GPUs; skips where it cannot be had."""
-    script = ROOT / "tests/slurm_loopback.sh"
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to start SLURM")
-    up = subprocess.run(["bash", script, "up"], check=False, capture_output=True, text=True)
-    if up.returncode or "ok " not in up.stdout:
-        pytest.skip(f"needs SLURM: {up.stderr[-200:]}")
-    return script
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+def test_a_slurm_cluster_runs_it_all(tmp_path):
+    project = Project(tmp_path, options=SLURM)
+    project.config["experiments"] = {"a": {}}
+    jobs = project.jobs()
+    assert (jobs["train"], jobs["preprocess"], jobs["report"]) == (2, 3, 1)
+    assert set(gpus_taken(project)) == {"0", "1"}
 
 
 @pytest.mark.slow
-def test_a_slurm_cluster_runs_it_all(tmp_path):
-    script = slurm()
-    options = [
-        *("--workflow-profile", str(ROOT / "profiles/slurm"), "--jobs", "4"),
-        *("--default-resources", "mem_mb=1000", "runtime=30"),
-        *("--set-resources", *(f"{rule}:mem_mb=2000" for rule in ("fingerprint", "preprocess"))),
-        *("--set-threads", "train=1", "predict=1", "predict_test=1"),
-        *("--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "10"),
-        "--slurm-no-account",
-    ]
-    try:
-        project = Project(tmp_path, options=tuple(options))
-        project.config["experiments"] = {"a": {}}
-        jobs = project.jobs()
-        assert (jobs["train"], jobs["preprocess"], jobs["report"]) == (2, 3, 1)
-        assert set(gpus_taken(project)) == {"0", "1"}
-    finally:
-        subprocess.run(["bash", script, "down"], check=False)
+def test_another_workflow_uses_it_as_a_module(project):
+    """With names of its own for the rules, and a result that is made from those of this one."""
+    (project.folder / "Snakefile").write_text(f'''
+configfile: "my.yaml"
+
+
+module mist:
+    snakefile:
+        "{ROOT}/workflow/Snakefile"
+    config:
+        config
+
+
+use rule * from mist as mist_*
+
+
+rule mine:
+    default_target: True
+    input:
+        "results/rank/ranking.csv",
+    output:
+        "mine.csv",
+    shell:
+        "cp {{input}} {{output}}"
+''')
+    project.command()
+    project.options = (*project.options, "--workflow-profile", str(ROOT / "profiles/default"))
+    project.root = project.folder
+    project.config["experiments"] = {"a": {}}
+    assert project.jobs()["train"] == 2
+    assert (project.folder / "mine.csv").read_text().startswith("strategy")

@@ -16,6 +16,8 @@ rule fingerprint:
         "<results>/done/fingerprint/{chunk}.json",
     log:
         "<results>/logs/fingerprint/{chunk}.log",
+    benchmark:
+        "<results>/benchmarks/fingerprint/{chunk}.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -41,11 +43,14 @@ checkpoint analyze:
         fingerprints=manifests("fingerprint/", TRAIN_CHUNKS),
         code=code("analyze"),
     output:
-        plan="<results>/{grid}config.json",
+        plan=report("<results>/{grid}config.json", category="Plan"),
         paths="<results>/{grid}train_paths.csv",
         boxes="<results>/{grid}fg_bboxes.csv",
     log:
         "<results>/logs/analyze/{grid}analyze.log",
+    benchmark:
+        "<results>/benchmarks/analyze/{grid}analyze.tsv"
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -80,6 +85,7 @@ rule test_paths:
         "<results>/test_paths.csv",
     log:
         "<results>/logs/test_paths.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     params:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import IncompleteCheckpointException
+from snakemake.logging import logger
 
 import mist_core
 from mist_core.chunks import chunk_cases, group_cases, read_record
@@ -29,6 +30,7 @@ from mist_core.folds import deal_folds
 from mist_core.lease import gpu_pool
 from mist_core.plan import part_read_by
 from mist_core.postprocess import read_strategy, unknown_labels
+from mist_core.progress import Work, follow
 from mist_core.sources import sources_of
 
 # Jobs find this environment's python also when snakemake was called by its path; those in conda
@@ -239,10 +241,33 @@ if GPUS:
     workflow.global_resources.setdefault("gpu", len(GPUS) * CONFIG.jobs_per_gpu)
 
 
+def work_of(job):
+    """What a job is counted for: its log lies in a folder that has the name of its stage."""
+    if not job.log:
+        return None
+    wildcards = job.wildcards
+    stage = os.path.relpath(job.log[0], f"{CONFIG.results}/logs").split(os.sep)[0]
+    if stage == "train":
+        return Work(stage, EXPERIMENTS[wildcards.get("experiment")].train.epochs)
+    if stage == "evaluate":
+        return Work(stage, len(TRAIN))
+    if chunk := wildcards.get("chunk"):
+        return Work(stage.removesuffix("_test"), len(CHUNKS[chunk]))
+    return None
+
+
+def waiting():
+    """What is not finished of the work of this run."""
+    return filter(None, map(work_of, workflow.dag.needrun_jobs()))
+
+
 if workflow.is_main_process:
     forget_lost_files(Path(CONFIG.results) / "done")
     os.environ["MIST_CASES_PER_JOB"] = str(CASES_PER_JOB)
     os.environ["MIST_AGAIN"] = ""  # see script()
+    said = workflow.output_settings
+    if not (said.dryrun or said.verbose or said.printshellcmds):
+        follow(logger, work_of, waiting)
 STARTED = time.time()
 
 

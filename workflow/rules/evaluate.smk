@@ -16,10 +16,16 @@ rule evaluate:
         settled=settled,
         code=code("evaluate"),
     output:
-        results="<results>/{experiment}/results.csv",
+        results=report(
+            "<results>/{experiment}/results.csv",
+            category="Scores",
+            labels={"experiment": "{experiment}", "strategy": "raw"},
+        ),
         paths="<results>/{experiment}/evaluation_paths.csv",
     log:
         "<results>/logs/evaluate/{experiment}.log",
+    benchmark:
+        "<results>/benchmarks/evaluate/{experiment}.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: enough_for(len(TRAIN))
@@ -54,10 +60,16 @@ use rule evaluate as evaluate_strategy with:
         settled=settled,
         code=code("evaluate"),
     output:
-        results="<results>/{experiment}/postprocess/{strategy}/postprocess_results.csv",
+        results=report(
+            "<results>/{experiment}/postprocess/{strategy}/postprocess_results.csv",
+            category="Scores",
+            labels={"experiment": "{experiment}", "strategy": "{strategy}"},
+        ),
         paths="<results>/{experiment}/postprocess/{strategy}/evaluation_paths.csv",
     log:
         "<results>/logs/evaluate/{experiment}_{strategy}.log",
+    benchmark:
+        "<results>/benchmarks/evaluate/{experiment}_{strategy}.tsv"
     params:
         script=script("evaluate"),
         plan=plan("evaluate"),

@@ -17,6 +17,8 @@ rule postprocess:
         "<results>/done/postprocess/{experiment}/{strategy}/{chunk}.json",
     log:
         "<results>/logs/postprocess/{experiment}_{strategy}_{chunk}.log",
+    benchmark:
+        "<results>/benchmarks/postprocess/{experiment}_{strategy}_{chunk}.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -46,6 +48,7 @@ rule keep_strategy:
         "<results>/{experiment}/postprocess/{strategy}/strategy.json",
     log:
         "<results>/logs/keep_strategy/{experiment}_{strategy}.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     shell:

@@ -19,6 +19,8 @@ rule predict:
         "<results>/done/predict/{experiment}/{chunk}.json",
     log:
         "<results>/logs/predict/{experiment}_{chunk}.log",
+    benchmark:
+        "<results>/benchmarks/predict/{experiment}_{chunk}.tsv"
     wildcard_constraints:
         chunk=any_of(TRAIN_CHUNKS),
     conda:
@@ -61,6 +63,8 @@ use rule predict as predict_test with:
         code=code("predict"),
     log:
         "<results>/logs/predict_test/{experiment}_{chunk}.log",
+    benchmark:
+        "<results>/benchmarks/predict_test/{experiment}_{chunk}.tsv"
     wildcard_constraints:
         chunk=any_of(TEST_CHUNKS),
     params:

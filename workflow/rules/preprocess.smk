@@ -18,6 +18,8 @@ rule preprocess:
         "<results>/done/preprocess/{grid}{chunk}.json",
     log:
         "<results>/logs/preprocess/{grid}{chunk}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess/{grid}{chunk}.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -52,6 +54,7 @@ checkpoint gather_arrays:
         "<numpy>/{grid}arrays.json",
     log:
         "<results>/logs/gather_arrays/{grid}gather.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -72,6 +75,7 @@ checkpoint gather_test_arrays:
         "<numpy>/{grid}test/arrays.json",
     log:
         "<results>/logs/gather_test_arrays/{grid}gather.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     params:

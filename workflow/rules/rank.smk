@@ -17,6 +17,7 @@ rule gather_cases:
         "<results>/done/cases.json",
     log:
         "<results>/logs/gather_cases.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -36,10 +37,13 @@ rule rank:
         settled=all_settled,
         code=code("rank"),
     output:
-        summary="<results>/rank/ranking.csv",
+        summary=report("<results>/rank/ranking.csv", category="Ranking"),
         detailed="<results>/rank/ranking_detailed.csv",
     log:
         "<results>/logs/rank.log",
+    benchmark:
+        "<results>/benchmarks/rank.tsv"
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -70,10 +74,12 @@ rule report:
         paths=ancient("<results>/train_paths.csv"),
         code=code("report"),
     output:
-        page="<results>/report.html",
+        page=report("<results>/report.html", category="Report"),
         summary="<results>/summary.txt",
     log:
         "<results>/logs/report.log",
+    benchmark:
+        "<results>/benchmarks/report.tsv"
     conda:
         "../../envs/cpu.yaml"
     params:
