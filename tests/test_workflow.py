@@ -361,6 +361,14 @@ def test_results_of_another_dataset_are_not_overwritten(project):
     assert project.made() == before
 
 
+def wait_for(condition, seconds=120):
+    """Wait until ``condition()`` holds, but not for ever."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 def test_a_killed_run_goes_on_where_it_was(project):
     run = subprocess.Popen(
         project.command(),
@@ -370,9 +378,7 @@ def test_a_killed_run_goes_on_where_it_was(project):
         start_new_session=True,
     )
     results = project.folder / "results"
-    deadline = time.time() + 120
-    while len(list(results.glob("*/models/*.pt"))) < 1 and time.time() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: list(results.glob("*/models/fold_?.pt")))
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     trained = len(list(results.glob("*/models/fold_?.pt")))
@@ -387,14 +393,6 @@ def test_a_killed_run_goes_on_where_it_was(project):
     # A model whose job was killed between writing it and ending is not trusted.
     assert 4 - trained <= jobs["train"] <= 4
     assert jobs["report"] == 1
-
-
-def wait_for(condition, seconds=120):
-    """Wait until ``condition()`` holds, but not for ever."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_a_killed_training_is_explained_and_goes_on(project):

@@ -401,8 +401,18 @@ def settled(wildcards):
 def all_settled(wildcards):
     """What checkpoints write for all experiments, for the jobs that compare them."""
     plans = [f"{CONFIG.results}/{home}config.json" for home in PLAN_OF.values()]
-    grids = [f"{CONFIG.numpy}/{grid}arrays.json" for grid in GRID_OF.values()]
-    return [ancient(path) for path in dict.fromkeys(plans + grids)]
+    return [ancient(path) for path in dict.fromkeys(plans + gathered("arrays.json"))]
+
+
+def all_settled_with_tests(wildcards):
+    """The same, for jobs that look at the test cases too."""
+    tests = gathered("test/arrays.json") if TEST_CHUNKS else []
+    return all_settled(wildcards) + [ancient(path) for path in tests]
+
+
+def gathered(name):
+    """What the arrays of all cases hold, on every grid."""
+    return [f"{CONFIG.numpy}/{grid}{name}" for grid in sorted(set(GRID_OF.values()))]
 
 
 def script(name):
@@ -551,12 +561,9 @@ def analysis():
 
 def grids():
     """What mist_preprocess is for."""
-    homes = sorted(set(GRID_OF.values()))
-    parts = ["", "test/"] if TEST_CHUNKS else [""]
-    gathered = [
-        f"{CONFIG.numpy}/{grid}{part}arrays.json" for grid in homes for part in parts
-    ]
-    return gathered + manifests("preprocess/{grid}", CHUNKS, grid=homes)
+    tests = gathered("test/arrays.json") if TEST_CHUNKS else []
+    made = manifests("preprocess/{grid}", CHUNKS, grid=sorted(set(GRID_OF.values())))
+    return gathered("arrays.json") + tests + made
 
 
 def tests_on_grids():

@@ -13,7 +13,7 @@ NAMES, TABLES, FOLDERS = zip(*candidates())
 rule gather_cases:
     input:
         manifests=of_every_case() + tests_on_grids(),
-        settled=all_settled,
+        settled=all_settled_with_tests,
     output:
         "<results>/done/cases.json",
     log:
@@ -35,7 +35,7 @@ rule gather_cases:
 use rule gather_cases as gather_tests with:
     input:
         manifests=tests_on_grids(),
-        settled=all_settled,
+        settled=all_settled_with_tests,
     output:
         "<results>/done/tests.json",
     log:
