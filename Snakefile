@@ -31,4 +31,5 @@ onsuccess:
 
 
 onerror:
+    show_summary(config.get("results", "results"))
     show_failures(logger)

@@ -118,7 +118,11 @@ def alone(path: Path) -> Iterator[int]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process, perhaps of an earlier run, that makes %s", path)
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield stream.fileno()
 
 

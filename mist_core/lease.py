@@ -40,12 +40,16 @@ def take_gpus(count: int = 1, jobs_per_gpu: int = 1) -> list[str]:
         )
     folder = _lock_folder(os.environ)
     folder.mkdir(parents=True, exist_ok=True)
+    waited = False
     while True:
         chosen = _try_to_take(pool, count, jobs_per_gpu, folder)
         if chosen:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
             log.info("took GPU %s", ", ".join(chosen))
             return chosen
+        if not waited:
+            log.info("waiting for %d of GPU %s: others have them", count, ", ".join(pool))
+            waited = True
         time.sleep(0.2 + 0.3 * random.random())
 
 

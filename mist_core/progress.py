@@ -26,6 +26,8 @@ STAGES = ("fingerprint", "preprocess", "train", "predict", "postprocess", "evalu
 UNIT = {"train": " epochs"}  # the other stages count cases
 LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")  # as cli.run lets a script write
 LAST_LINES = 10
+ENDED_BADLY = re.compile(r"returned non-zero exit status|died with <Signals")
+CASE = re.compile(r"^  case (.+?): ", re.MULTILINE)
 EPOCH, RESUMED = re.compile(rb"\bepoch (\d+)"), re.compile(rb"after epoch (\d+)")
 
 KILLED = "killed before it could say why, most often for want of memory (exit code 137)."
@@ -88,6 +90,7 @@ class Progress(logging.Handler):
         self.done: Counter[str] = Counter()
         self.to_do: Counter[str] = Counter()
         self.seconds: dict[str, float] = {}  # that any job of a stage was at work
+        self.pace: dict[str, float] = {}  # seconds for each case of a stage
         self.failed: dict[int, str] = {}
         self.failed_cases: dict[str, str] = {}
         self.finished = 0
@@ -101,7 +104,7 @@ class Progress(logging.Handler):
             return True
         if record.levelno < logging.WARNING or event_of(record) == "job_error":
             return False
-        if "returned non-zero exit status" in record.getMessage():  # job_error says why
+        if ENDED_BADLY.search(record.getMessage()):  # job_error says why
             return False
         self.clear()
         return True
@@ -151,6 +154,8 @@ class Progress(logging.Handler):
         self.finished += 1
         self.done[job.work.stage] += job.work.units
         self.to_do[job.work.stage] -= job.work.units
+        if done := self.done[job.work.stage]:
+            self.pace[job.work.stage] = self.seconds.get(job.work.stage, 0.0) / done
         for path in job.outputs:
             made = read_json(path) if path.suffix == ".json" and path.exists() else None
             if not isinstance(made, dict) or "folder" not in made:  # not a manifest
@@ -165,7 +170,11 @@ class Progress(logging.Handler):
         job = self.jobs.pop(record.jobid, None)
         if job is None:
             return
-        text = f"{job.name} failed: {cause(job)}"
+        reason = cause(job)
+        cases = CASE.findall(reason)
+        if cases and set(cases) <= self.failed_cases.keys():  # told when it happened
+            return
+        text = f"{job.name} failed: {reason}"
         text += f"\n  log: {', '.join(record.log)}" if record.log else ""
         text += "".join(f"\n  {name}: {value}" for name, value in record.aux.items())
         self.failed[record.jobid] = text
@@ -212,8 +221,10 @@ class Progress(logging.Handler):
             to_do = self.to_do[stage] - partly[stage]
             if to_do <= 0:
                 continue
-            if fresh := done - before[stage]:
-                left += to_do * self.seconds.get(stage, 0.0) / fresh
+            if stage == "train" and done > before[stage]:
+                left += to_do * self.seconds.get(stage, 0.0) / (done - before[stage])
+            elif stage in self.pace:
+                left += to_do * self.pace[stage]
             else:
                 known = False
             if done or any(job.work.stage == stage for job in self.jobs.values()):

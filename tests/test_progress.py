@@ -185,6 +185,20 @@ def test_a_mistake_of_its_own_does_not_stop_the_run(run, capsys):
     assert "AttributeError" in capsys.readouterr().err
 
 
+def test_cases_that_were_told_are_not_told_again(run):
+    run.progress.failed_cases = {"b": "b.nii: expected x, found y."}
+    run.left = {1: Work("gather", 0)}
+    log, _ = run.begin(1, "gather_cases")
+    log.write_text("ERROR: cases that failed: 1 problem\n  case b: b.nii: expected x, found y.\n")
+    run.fail(1)
+    assert "gather_cases" not in run.text.getvalue()
+    # One that failed in an earlier run was not told in this one.
+    run.begin(1, "gather_cases")
+    log.write_text("ERROR: cases that failed: 2 problems\n  case b: y\n  case c: z\n")
+    run.fail(1)
+    assert "case c: z" in run.text.getvalue()
+
+
 def test_other_json_files_are_no_manifests(run):
     run.left = {1: Work("rank", 0)}
     _, output = run.begin(1, "rank")

@@ -29,7 +29,7 @@ rule fingerprint:
         folder=f"{CONFIG.results}/fingerprints",
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --dataset {params.dataset:q} \
             --case {params.cases:q} \
             --output {params.folder:q} \
@@ -65,7 +65,7 @@ checkpoint analyze:
         output=subpath(output.plan, parent=True),
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --dataset {params.dataset:q} \
             --fingerprints {params.results:q}/fingerprints \
             --folds {params.results:q}/folds.json \
@@ -94,7 +94,7 @@ rule test_paths:
         dataset=lambda wildcards, input: DATASET,
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --dataset {params.dataset:q} \
             --output {output:q} \
             >{log:q} 2>&1

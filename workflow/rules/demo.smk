@@ -25,7 +25,7 @@ rule make_demo_data:
         folder=DEMO,
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --output {params.folder:q} \
             --seed 7 \
             >{log:q} 2>&1

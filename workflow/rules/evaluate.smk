@@ -38,7 +38,7 @@ rule evaluate:
         tracked=tracked,
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --config {input.plan:q} \
             --paths-csv {input.paths:q} \
             --predictions {params.predictions:q} \

@@ -30,7 +30,7 @@ rule postprocess:
         part=part_of,
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --base-predictions {params.home:q}/predictions/{params.raw} \
             --postprocess-strategy {input.strategy:q} \
             --case {params.cases:q} \

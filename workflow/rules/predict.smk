@@ -40,7 +40,7 @@ rule predict:
         ),
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --numpy {params.numpy:q} \
             --models {input.models:q} \
             --settings {params.settings:q} \

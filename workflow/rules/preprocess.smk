@@ -36,7 +36,7 @@ rule preprocess:
         ),
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --dataset {params.dataset:q} \
             --plan {input.plan:q} \
             --settings {params.settings:q} \
@@ -61,7 +61,7 @@ checkpoint gather_arrays:
         script=script("gather"),
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --manifests {input:q} \
             --output {output:q} \
             >{log:q} 2>&1
@@ -82,7 +82,7 @@ checkpoint gather_test_arrays:
         script=script("gather"),
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --manifests {input:q} \
             --pass-on \
             --output {output:q} \

@@ -25,7 +25,7 @@ rule gather_cases:
         script=script("gather"),
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --manifests {input.manifests:q} \
             --output {output:q} \
             >{log:q} 2>&1
@@ -62,7 +62,7 @@ rule rank:
         names=NAMES,
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --results {input.tables:q} \
             --names {params.names:q} \
             --output-csv {output.summary:q} \
@@ -105,7 +105,7 @@ rule report:
         ),
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --plan {input.plan:q} \
             --paths {input.paths:q} \
             --names {params.names:q} \

@@ -36,7 +36,7 @@ rule train:
         home=subpath(output[0], ancestor=2),
     shell:
         r"""
-        python {params.script:q} \
+        exec python {params.script:q} \
             --paths {params.paths:q}/train_paths.csv \
             --numpy {params.numpy:q} \
             --plan {input.plan:q} \

@@ -9,7 +9,7 @@ from mist_core.files import read_json, read_rows, write_rows
 
 def main() -> None:
     p = cli.parser(__doc__)
-    p.add_argument("--results", type=Path, nargs="+", required=True, help="two tables or more")
+    p.add_argument("--results", type=Path, nargs="+", required=True, help="tables of scores")
     p.add_argument("--output-csv", type=Path, required=True, help="strategy, average_rank")
     p.add_argument("--names", nargs="+", help="a name for each table; default: their file names")
     p.add_argument("--output-detailed-csv", type=Path, help="mean rank for each metric")
