@@ -128,7 +128,7 @@ def _existing(case: Case) -> Case:
     missing = [
         f"{path}: expected a file, found none. Restore it, or take it out of dataset.json."
         for path in files
-        if not path.is_file()
+        if not path.exists()
     ]
     if missing:
         raise DataError("\n".join(missing))

@@ -77,7 +77,7 @@ def _resampled_labels(mask: Volume, grid: Geometry, labels: Sequence[int]) -> ND
         indices = to_indices(mask.array, labels)
     except ValueError as error:
         raise DataError(f"the mask: {error}. Mend the label map or the dataset.") from None
-    return resample_labels(canonical(Volume(indices, mask.geometry)), grid, len(labels)).array
+    return resample_labels(canonical(Volume(indices, mask.geometry)), grid).array
 
 
 def _normalised(channel: Volume, grid: Geometry, index: int, plan: Plan) -> NDArray[np.float32]:
@@ -86,7 +86,7 @@ def _normalised(channel: Volume, grid: Geometry, index: int, plan: Plan) -> NDAr
     if ct is None and plan.preprocessing.normalize_with_nonzero_mask:
         # Taken before resampling: splines ring, so that afterwards no background is quite zero.
         body = Volume((channel.array != 0).astype(np.uint8), channel.geometry)
-        return z_score(image, resample_labels(body, grid, 2).array > 0)
+        return z_score(image, resample_labels(body, grid).array > 0)
     if ct is None:
         return z_score(image)
     numbers = ct[index]
