@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from mist_core.errors import DataError
 from mist_core.files import parts_of, read_json, write_json
 
 log = logging.getLogger(__name__)
+STOPPED = "stopped: the same command goes on from here"
 _claimed: list[IO[str]] = []  # open files: closing one would give up its folder
 
 
@@ -72,7 +74,7 @@ def run(main: Callable[[], None]) -> None:
     except DataError as error:
         sys.exit(f"ERROR: {error}")
     except KeyboardInterrupt:
-        log.info("stopped: the same command goes on from here")
+        log.info(STOPPED)
         sys.exit(130)
 
 
@@ -100,22 +102,24 @@ def claim(*folders: str) -> None:
 
 def show_summary(results: str) -> None:
     """Print the table of the results, and where to look, at the end of a run."""
-    path = Path(results) / "summary.txt"
-    if path.exists():
+    path, lock = Path(results) / "summary.txt", Path(results) / ".lock"
+    # The lock was written when the run began: an older summary is of other results.
+    if path.exists() and path.stat().st_mtime >= lock.stat().st_mtime:
         sys.stdout.write(f"\n{path.read_text()}\nReport: {path.with_name('report.html')}\n")
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[int]:
     """Wait until no other process makes ``path``.
 
     A job can outlive the run that started it; the same job of the next run then waits for it. The
-    kernel ends the wait however the other ends.
+    kernel ends the wait however the other ends. Yields the descriptor of the lock, for processes
+    that make ``path`` together.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield stream.fileno()
 
 
 def digest(*parts: Any) -> str:
@@ -178,13 +182,19 @@ def do_cases(
     """Do those cases that are not done yet, or were done from something else.
 
     A case that fails does not stop the others, nor does one that failed in the stage ``after``
-    which this one comes. With a manifest all failures are written there, else they are raised
-    together at the end. More than one worker: in processes.
+    which this one comes; what either left earlier is removed. With a manifest all failures are
+    written there, else they are raised together at the end. What is no DataError is raised as it
+    is, after the others were done. More than one worker: in processes.
     """
     failed_before = failures(read_json(after)) if after else {}
     to_do = [case for case in cases if case not in failed_before]
     with alone(manifest) if manifest else nullcontext():
+        for case in failed_before:
+            _remove(work, output, case)
         states = dict(zip(to_do, _each(partial(_try, work, output), to_do, workers), strict=True))
+    for state in states.values():
+        if isinstance(state, Exception):
+            raise state
     states |= {case: {"error": failed_before[case]} for case in cases if case in failed_before}
     made = {"folder": str(output), "cases": {case: states[case] for case in cases}}
     if manifest:
@@ -206,7 +216,13 @@ def _each(function: Callable[[str], Any], cases: Sequence[str], workers: int) ->
     with ProcessPoolExecutor(
         workers, get_context("fork"), initializer=_inherited.append, initargs=(function,)
     ) as pool:
-        return list(pool.map(_call_inherited, cases))
+        try:
+            return list(pool.map(_call_inherited, cases))
+        except BrokenProcessPool:
+            raise DataError(
+                f"expected {workers} processes to end by themselves, found one killed, most often "
+                "for want of memory. Use fewer of them, or free some memory."
+            ) from None
 
 
 _inherited: list[Callable[[str], Any]] = []
@@ -216,12 +232,26 @@ def _call_inherited(case: str) -> Any:
     return _inherited[-1](case)
 
 
-def _try(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
+def _try(work: CaseWork, output: Path, case: str) -> dict[str, Any] | Exception:
     try:
         return _do(work, output, case)
     except DataError as error:
-        log.info("case %s: %s", case, error)
-        return {"error": str(error)}
+        reason = str(error)
+    except MemoryError:
+        reason = "expected enough memory for it, found too little. Free some, or run fewer jobs."
+    except Exception as error:  # a bug: its mates are done first, then it is raised
+        log.exception("case %s", case)
+        return error
+    log.info("case %s: %s", case, reason)
+    _remove(work, output, case)
+    return {"error": reason}
+
+
+def _remove(work: CaseWork, output: Path, case: str) -> None:
+    """Remove what was made of a case before: it is not what would be made of it now."""
+    record_of(output, case).unlink(missing_ok=True)
+    for name in work.outputs(case):
+        (output / name).unlink(missing_ok=True)
 
 
 def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """The commands that are installed: ``mist_run_all``, its stages, and tools for files of any kind.
 
-The first four write the config that their flags describe to ``<results>/run.yaml`` and hand over to
-Snakemake, with all arguments that they do not know. What a flag does not say has its default again
-the next time: nothing is remembered but what the analysis found and was told. The others are the
-scripts of the workflow.
+The first four write the config that their flags describe to ``<results>/run-<key>.yaml`` and hand
+over to Snakemake, with all arguments that they do not know. What a flag does not say has its
+default again the next time: nothing is remembered but what the analysis found and was told. The
+others are the scripts of the workflow.
 """
 
 import argparse
 import json
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from mist_core.files import write_text
 from mist_core.plan import read_plan
 
 # Arguments of Snakemake that say how many jobs run at once, or where.
-CORES = ("-c", "--cores", "-j", "--jobs", "--executor", "-e", "--profile", "--workflow-profile")
+CORES = re.compile(r"-[cj]\d*|--(cores|jobs|executor|profile|workflow-profile)(=.*)?|-e")
 PROFILE = "--workflow-profile"
 # Flags of the stages that this version does not have yet: refused by name, never ignored.
 NOT_YET = (
@@ -51,6 +52,12 @@ class Flags:
             "--unlock, --workflow-profile and the rest work as there.",
             allow_abbrev=False,
         )
+        # Snakemake keeps the last of these only, so that they have to be put together.
+        files = self.parser.add_argument_group("of Snakemake")
+        files.add_argument(
+            "--configfile", "--configfiles", nargs="+", default=[], help="more config, below flags"
+        )
+        files.add_argument("--forcerun", "-R", nargs="*", default=[], help="rules to run again")
         self.cores: list[str] = []
 
     def add(self, name: str, place: str, text: str, **options: Any) -> None:
@@ -65,9 +72,15 @@ class Flags:
             **options,
         )
 
-    def add_workers(self, name: str, text: str) -> None:
-        """A flag that says how many processes there may be; the largest counts."""
-        self.parser.add_argument(name, type=_count, help=f"{text} (default: all cores)")
+    def add_workers(self, name: str) -> None:
+        """A flag that says how many cores the command may use; the largest counts."""
+        self.parser.add_argument(
+            name,
+            type=_count,
+            metavar="N",
+            help="cores of the whole command, of such flags the largest; --cores is stronger "
+            "(default: all)",
+        )
         self.cores.append(name.strip("-").replace("-", "_"))
 
     def add_switch(self, name: str, text: str) -> None:
@@ -90,14 +103,15 @@ def _nested(place: str, value: Any) -> dict[str, Any]:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
 
 
 def _truth(text: str) -> bool:
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"expected yes or no, found {text!r}")
     return words[text.lower()]
 
 
@@ -111,13 +125,13 @@ def _folders(flags: Flags, *names: str) -> None:
 def _analysis(flags: Flags) -> None:
     flags.parser.add_argument("--data", help="dataset JSON, or a folder with a dataset.json")
     flags.add("--nfolds", "analyze.folds", "cross-validation folds", type=_count)
-    flags.add_workers("--num-workers-analyze", "processes for the analysis")
+    flags.add_workers("--num-workers-analyze")
     flags.add_switch("--verify", "check all files first: always done")
     flags.add_switch("--data-dump", "write data_dump.json and data_dump.md")
 
 
 def _preprocessing(flags: Flags) -> None:
-    flags.add_workers("--num-workers-preprocess", "processes for preprocessing")
+    flags.add_workers("--num-workers-preprocess")
     flags.add_switch("--compute-dtms", "write distance maps, which some losses need")
     flags.add_switch("--no-preprocess", "only convert images that are preprocessed already")
 
@@ -133,17 +147,25 @@ def _training(flags: Flags) -> None:
     add("--warmup-epochs", "train.warmup_epochs", "epochs of rising learning rate", type=int)
     add("--l2-penalty", "train.weight_decay", "weight decay", type=float)
     add("--folds", "folds_to_train", "folds to train", nargs="+", type=int)
-    flags.add_workers("--num-workers-evaluate", "processes for the evaluation")
+    flags.parser.add_argument(
+        "--num-workers-evaluate",
+        type=_count,
+        metavar="N",
+        help="processes of an evaluation (default: one for eight cases)",
+    )
     flags.add_switch("--resume", "go on from the checkpoints: always done")
     later = flags.parser.add_argument_group("not in this version yet")
     weighting = ("constant", "cosine", "linear")
     later.add_argument("--composite-loss-weighting", choices=weighting, help="schedule of the loss")
-    later.add_argument("--lr-scheduler", help="learning rate schedule (default: cosine)")
-    later.add_argument("--optimizer", help="optimiser (default: adamw)")
-    later.add_argument("--val-percent", type=float, help="share of the cases set aside")
+    shown = "%(default)s is all there is"
+    later.add_argument("--lr-scheduler", default="cosine", help=f"learning rate schedule; {shown}")
+    later.add_argument("--optimizer", default="adamw", help=f"optimiser; {shown}")
+    later.add_argument("--val-percent", type=float, default=0.0, help=f"cases set aside; {shown}")
     later.add_argument("--pretrained-weights", help="weights to start from")
     later.add_argument("--pretrained-config", help="config.json of those weights")
-    later.add_argument("--input-channel-strategy", help="for other channels (default: average)")
+    later.add_argument(
+        "--input-channel-strategy", default="average", help=f"for other channels; {shown}"
+    )
 
 
 def analyze() -> None:
@@ -200,8 +222,12 @@ def _snakemake(
     """The command that does what the flags say; its config is written."""
     given = vars(args)
     for name in NOT_YET:
-        if given.get(name.strip("-").replace("-", "_")):
-            raise DataError(f"{name}: expected a flag of this version, found one of a later one.")
+        key = name.strip("-").replace("-", "_")
+        if key in given and given[key] != flags.parser.get_default(key):
+            raise DataError(
+                f"{name}: expected nothing but {flags.parser.get_default(key)}, found "
+                f"{given[key]}: this version has no other yet. Leave it out."
+            )
     if given.get("resume") and given["overwrite"]:
         raise DataError("--resume: expected no --overwrite beside it, found both. Choose one.")
     chosen: dict[str, Any] = {}
@@ -211,16 +237,20 @@ def _snakemake(
             chosen = merged(chosen, _nested(place, value))
     results = Path(chosen.setdefault("results", Config().results))
     config = merged(_analyzed(results, args), chosen)
-    path = results / "run.yaml"
+    # A name for each content: jobs of a run that is at work read theirs again.
+    path = results / f"run-{cli.digest(config)}.yaml"
     write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
 
     command = [sys.executable, "-m", "snakemake", target]
-    command += ["--snakefile", str(home() / "workflow/Snakefile"), "--configfile", str(path)]
-    if PROFILE not in others:
+    command += ["--snakefile", str(home() / "workflow/Snakefile")]
+    command += ["--configfile", *args.configfile, str(path)]
+    if not any(word.split("=")[0] == PROFILE for word in others):
         command += [PROFILE, str(home() / "profiles/default")]
-    if given["overwrite"]:
-        command += ["--forcerun", *rules]
-    if not any(word.split("=")[0] in CORES for word in others):
+    if again := [*args.forcerun, *(rules if given["overwrite"] else [])]:
+        command += ["--forcerun", *again]
+    if workers := given.get("num_workers_evaluate"):
+        command += ["--set-threads", f"evaluate={workers}", f"evaluate_strategy={workers}"]
+    if not any(CORES.fullmatch(word) for word in others):
         workers = [given[name] for name in flags.cores if given[name]]
         command += ["--cores", str(max(workers)) if workers else "all"]
     return [*command, *others]

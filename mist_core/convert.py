@@ -54,8 +54,8 @@ def from_decathlon(source: Path, output: Path) -> tuple[list[Copy], dict[str, An
         "modality": _modality(modalities),
         "train-data": "raw/train",
         **({"test-data": "raw/test"} if test_files else {}),
-        "mask": ["mask.nii.gz"],
-        "images": {name: [f"{name}.nii.gz"] for name in modalities},
+        "mask": _names(copies, "mask"),
+        "images": {name: _names(copies, name) for name in modalities},
         "labels": sorted(labels),
         "final_classes": {labels[v].replace(" ", "_"): [v] for v in sorted(labels) if v},
     }
@@ -72,14 +72,13 @@ def from_tables(train: Path, test: Path | None, output: Path) -> tuple[list[Copy
         more, _ = _table(test, output / "raw/test", ("id",))
         copies += more
     _refuse_missing(copies)
-    endings = {copy.target.name.split(".")[0]: copy.target.name for copy in copies}
     description = {
         "task": None,
         "modality": None,
         "train-data": "raw/train",
         **({"test-data": "raw/test"} if test else {}),
-        "mask": [endings["mask"]],
-        "images": {name: [endings[name]] for name in columns},
+        "mask": _names(copies, "mask"),
+        "images": {name: _names(copies, name) for name in columns},
         "labels": None,
         "final_classes": None,
     }
@@ -112,6 +111,12 @@ def _volumes(image: Path, folder: Path, names: Sequence[str]) -> list[Copy]:
     if len(names) == 1:
         return [Copy(image, folder / f"{names[0]}{_ending(image)}")]
     return [Copy(image, folder / f"{name}.nii.gz", volume=i) for i, name in enumerate(names)]
+
+
+def _names(copies: Sequence[Copy], stem: str) -> list[str]:
+    """The file names of one channel, or of the masks: one for each ending that occurs."""
+    names = {copy.target.name for copy in copies}
+    return sorted(name for name in names if name == f"{stem}{_ending(Path(name))}")
 
 
 def _stem(path: Path) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, TextIO
 
-from mist_core.cli import failures
+from mist_core.cli import STOPPED, failures
 from mist_core.files import read_json
 
 TICK_SECONDS = 1.0
@@ -24,6 +24,8 @@ LINE_SECONDS = 60.0  # between lines where they are not drawn over each other
 LARGEST_TAIL = 100_000  # bytes at the end of a log that are searched
 STAGES = ("fingerprint", "preprocess", "train", "predict", "postprocess", "evaluate")
 UNIT = {"train": " epochs"}  # the other stages count cases
+LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")  # as cli.run lets a script write
+LAST_LINES = 10
 EPOCH, RESUMED = re.compile(rb"\bepoch (\d+)"), re.compile(rb"after epoch (\d+)")
 
 KILLED = "killed before it could say why, most often for want of memory (exit code 137)."
@@ -49,14 +51,15 @@ class Job:
 
     name: str
     work: Work
-    log: Path
+    log: Path | None
     outputs: list[Path]
 
     def said(self) -> bytes:
-        """The end of its log; nothing before it has one."""
-        with suppress(FileNotFoundError), self.log.open("rb") as stream:
-            stream.seek(max(0, self.log.stat().st_size - LARGEST_TAIL))
-            return stream.read()
+        """The end of its log; nothing where there is none, or none that can be read."""
+        if self.log:
+            with suppress(OSError), self.log.open("rb") as stream:
+                stream.seek(max(0, self.log.stat().st_size - LARGEST_TAIL))
+                return stream.read()
         return b""
 
     def epochs(self) -> tuple[int, int]:
@@ -105,6 +108,13 @@ class Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Follow the events of jobs."""
+        try:
+            self.follow(record)
+        except Exception:  # raised in a thread of Snakemake, it would hang the run
+            self.handleError(record)
+
+    def follow(self, record: logging.LogRecord) -> None:
+        """Take note of one event."""
         event = event_of(record)
         if event == "run_info" and not self.started:
             self.begin()
@@ -127,7 +137,7 @@ class Progress(logging.Handler):
         self.jobs[record.jobid] = Job(
             f"{record.rule_name} {wildcards}".strip(),
             work or Work(record.rule_name, 0),
-            Path(record.log[0]) if record.log else Path(),
+            Path(record.log[0]) if record.log else None,
             [Path(path) for path in record.output],
         )
         self.failed.pop(record.jobid, None)  # another try
@@ -142,8 +152,8 @@ class Progress(logging.Handler):
         self.done[job.work.stage] += job.work.units
         self.to_do[job.work.stage] -= job.work.units
         for path in job.outputs:
-            made = read_json(path) if path.suffix == ".json" and path.exists() else {}
-            if "folder" not in made:  # not a manifest
+            made = read_json(path) if path.suffix == ".json" and path.exists() else None
+            if not isinstance(made, dict) or "folder" not in made:  # not a manifest
                 continue
             for case, error in failures(made).items():
                 if self.failed_cases.get(case) != error:
@@ -155,7 +165,9 @@ class Progress(logging.Handler):
         job = self.jobs.pop(record.jobid, None)
         if job is None:
             return
-        text = f"{job.name} failed: {cause(job)}\n  log: {', '.join(record.log)}"
+        text = f"{job.name} failed: {cause(job)}"
+        text += f"\n  log: {', '.join(record.log)}" if record.log else ""
+        text += "".join(f"\n  {name}: {value}" for name, value in record.aux.items())
         self.failed[record.jobid] = text
         self.say(text)
 
@@ -247,6 +259,11 @@ def cause(job: Job) -> str:
         return text[found[-1].end() :].strip()
     if found := list(re.finditer(r"^Traceback ", text, re.MULTILINE)):
         return f"{PROGRAM_AT_FAULT}\n{text[found[-1].start() :].strip()}"
+    lines = text.splitlines()
+    if lines and lines[-1].endswith(STOPPED):
+        return STOPPED
+    if lines and not LOG_LINE.match(lines[-1]):
+        return "\n".join(["its log ends with", *lines[-LAST_LINES:]])
     stage = job.work.stage
     remedy = LOWER.get(stage, "Free some memory")
     return f"{KILLED} {remedy}, {MORE_MEMORY} {stage}:mem_mb=64000)."

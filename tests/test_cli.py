@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from signal import SIGKILL
 
 import pytest
 
@@ -171,6 +172,37 @@ def test_a_lost_file_is_made_again(stage):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_a_bug_stops_the_job_when_the_other_cases_are_done(stage, workers, caplog):
+    (stage.folder / "a.source").unlink()
+    with pytest.raises(FileNotFoundError):
+        stage.run("a", "b", workers=workers)
+    assert stage.made() == outputs_of("b")
+
+
+def test_too_little_memory_is_a_failure_of_the_case(stage, monkeypatch):
+    def compute(case, folder):
+        raise MemoryError
+
+    monkeypatch.setattr(stage, "compute", compute)
+    with pytest.raises(DataError, match="case a: expected enough memory for it"):
+        stage.run("a")
+
+
+def test_a_killed_worker_is_told_in_words(stage, monkeypatch):
+    monkeypatch.setattr(stage, "compute", lambda case, folder: os.kill(os.getpid(), SIGKILL))
+    with pytest.raises(DataError, match="found one killed, most often for want of memory"):
+        stage.run("a", "b", workers=2)
+
+
+def test_what_a_case_left_is_removed_when_it_failed_before(stage):
+    stage.run("a", "b")
+    before = stage.folder / "before.json"
+    before.write_text(json.dumps({"cases": {"a": {"error": "unreadable"}, "b": {}}}))
+    stage.manifest("a", "b", after=before)
+    assert stage.made() == outputs_of("b")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_bad_case_is_named_and_the_others_are_done(stage, workers):
     stage.bad = {"a", "c"}
     with pytest.raises(DataError) as caught:
@@ -186,7 +218,7 @@ def test_a_bad_case_leaves_no_part_of_itself(stage):
     stage.bad = {"a"}
     with pytest.raises(DataError):
         stage.run("a")
-    assert stage.made() == outputs_of("a")  # as it was, whole
+    assert not stage.made()  # nor what it was made of something else: it would be taken for new
     stage.bad = set()
     stage.run("a")
     assert stage.made()["a.txt"] == "newnew"
@@ -259,6 +291,7 @@ def test_a_job_that_died_between_two_outputs_is_done_again(stage):
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
+from signal import SIGKILL
 from mist_core import cli
 
 folder = Path.cwd()

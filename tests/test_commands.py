@@ -1,6 +1,9 @@
 """The commands that are installed: every flag there, none ignored, Snakemake underneath."""
 
 import json
+import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import yaml
 from conftest import ROOT, ball, grid
 
 from mist_core.commands import home
+from mist_core.errors import DataError
 from mist_core.files import read_rows
 from mist_core.io import Volume, read_labels, write_volume
 
@@ -48,9 +52,6 @@ DEFAULTS = [
     ("train", "--learning-rate", "0.001"),
     ("train", "--warmup-epochs", "20"),
     ("train", "--l2-penalty", "0.0001"),
-    ("train", "--lr-scheduler", "cosine"),
-    ("train", "--optimizer", "adamw"),
-    ("train", "--input-channel-strategy", "average"),
     ("predict", "--device", "cuda"),
     ("postprocess", "--num-workers-postprocess", "1"),
     ("evaluate", "--num-workers-evaluate", "1"),
@@ -97,6 +98,16 @@ def test_defaults_are_shown(helps, name, flag, default):
     assert f"(default: {default})" in helps[name][flag]
 
 
+def test_every_flag_that_users_of_mist_know_is_there(shared, helps):
+    """Whatever the usage text names, in the command that it belongs to or in another."""
+    known = set().union(*helps.values()) | {"--help"}
+    text = (shared / "reference/mist-usage.txt").read_text()
+    named = set(re.findall(r"--[a-z][a-z-]+[a-z]", text))
+    assert len(named) > 40
+    # Words of the text may have lost the space after a flag.
+    assert [flag for flag in named if not any(flag.startswith(k) for k in known)] == []
+
+
 def test_every_command_is_installed():
     scripts = (ROOT / "pyproject.toml").read_text().split("[project.scripts]")[1].split("\n\n")[0]
     assert {line.split(" =")[0] for line in scripts.strip().splitlines()} == {
@@ -118,8 +129,82 @@ def test_every_command_is_installed():
 def test_a_flag_that_does_nothing_yet_is_refused(tmp_path, words):
     done = mist("run_all", "--data", "data", *words, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"ERROR: {words[0]}: expected a flag of this version")
+    assert done.stderr.startswith(f"ERROR: {words[0]}: expected nothing but ")
+    assert "this version has no other yet. Leave it out." in done.stderr
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--overwrite", "maybe"], "expected yes or no, found 'maybe'"),
+        (["--num-workers-analyze", "0"], "expected a whole number from 1, found '0'"),
+    ],
+)
+def test_a_bad_value_of_a_flag_is_one_line(tmp_path, words, reason):
+    done = mist("run_all", "--data", "data", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(reason)
+
+
+def planned(tmp_path, *words):
+    """The command line and the config that a command would hand to Snakemake."""
+    code = (
+        "from mist_core import commands; import json; "
+        "commands._become = lambda command: print(json.dumps(command)); commands.run_all()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--data", "data", *map(str, words)],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    command = json.loads(done.stdout)
+    files = list((tmp_path / "results").glob("run-*.yaml"))
+    return command, [yaml.safe_load(path.read_text()) for path in files]
+
+
+def after(command, flag):
+    """The words that follow a flag, up to the next."""
+    rest = command[command.index(flag) + 1 :]
+    return rest[: next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))]
+
+
+def test_config_files_and_rules_of_the_user_are_joined_with_those_of_the_flags(tmp_path):
+    command, configs = planned(
+        tmp_path, "--configfile", "mine.yaml", "-R", "rank", "--overwrite", "--epochs", "5"
+    )
+    *before, last = after(command, "--configfile")
+    assert before == ["mine.yaml"]  # flags are stronger
+    assert last.startswith("results/run-")
+    assert configs[0]["train"] == {"epochs": 5}
+    assert after(command, "--forcerun") == ["rank", "fingerprint", "analyze", "preprocess", "train"]
+
+
+def test_what_is_there_may_be_named(tmp_path):
+    planned(tmp_path, "--optimizer", "adamw", "--lr-scheduler", "cosine", "--val-percent", "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "cores"),
+    [
+        ([], ["all"]),
+        (["--num-workers-analyze", "3", "--num-workers-preprocess", "2"], ["3"]),
+        (["--num-workers-evaluate", "2"], ["all"]),
+        (["-c4", "--num-workers-analyze", "3"], None),
+        (["-j4"], None),
+        (["--cores=4"], None),
+    ],
+)
+def test_cores_are_those_of_the_workers_unless_they_are_named(tmp_path, words, cores):
+    command, _ = planned(tmp_path, *words)
+    assert (after(command, "--cores") if "--cores" in command else None) == cores
+    if "--num-workers-evaluate" in words:
+        assert after(command, "--set-threads") == ["evaluate=2", "evaluate_strategy=2"]
+
+
+def test_another_config_does_not_touch_that_of_a_run_at_work(tmp_path):
+    planned(tmp_path, "--epochs", "5")
+    _, configs = planned(tmp_path, "--epochs", "6", "-n")
+    assert sorted(each["train"]["epochs"] for each in configs) == [5, 6]
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
@@ -183,8 +268,6 @@ def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
     again = run("train", *folders, *longer, *QUICK)
     assert "train" in again
     assert not again & {"fingerprint", "preprocess", "analyze"}
-    config = yaml.safe_load((tmp_path / "results/run.yaml").read_text())
-    assert config["train"]["epochs"] == 2
     # A dry run goes through to Snakemake.
     assert run("train", *folders, *SHORT, *QUICK, "-n") == set()
     assert run("train", *folders, *longer, *QUICK, "--overwrite") >= {"train", "predict"}
@@ -373,20 +456,37 @@ def test_a_decathlon_dataset_of_several_channels_is_converted(tmp_path):
 
 def test_files_listed_in_tables_are_converted_under_their_own_formats(tmp_path):
     volume = ball(grid((6, 6, 6)))
-    for name in ("m.nii.gz", "t1.nrrd", "ct1.nii.gz"):
+    for name in ("m.nii.gz", "t1.nrrd", "t1.mha", "ct1.nii"):
         write_volume(tmp_path / "in" / name, volume)
-    (tmp_path / "in/train.csv").write_text("id,mask,t1,ct1\n01,m.nii.gz,t1.nrrd,ct1.nii.gz\n")
+    rows = ["id,mask,t1,c.t1", "01,m.nii.gz,t1.nrrd,ct1.nii", "02,m.nii.gz,t1.mha,ct1.nii"]
+    (tmp_path / "in/train.csv").write_text("\n".join(rows) + "\n")
     done = mist("convert_csv", "--train-csv", tmp_path / "in/train.csv", "--output", tmp_path / "o")
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "o/raw/train/01").iterdir()} == {
         "mask.nii.gz",
         "t1.nrrd",
-        "ct1.nii.gz",
+        "c.t1.nii",
     }
     fields = json.loads((tmp_path / "o/dataset.json").read_text())
-    assert list(fields["images"]) == ["t1", "ct1"]
+    assert fields["images"] == {"t1": ["t1.mha", "t1.nrrd"], "c.t1": ["c.t1.nii"]}
+    assert fields["mask"] == ["mask.nii.gz"]
     assert fields["labels"] is None
     assert "fill in task, modality, labels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pool", "device", "chosen"),
+    [("4,5", "1", "5"), ("4,5", "cuda", "4,5"), ("4,5", "cpu", ""), ("4,5", "2", None)],
+)
+def test_the_number_of_a_gpu_counts_those_to_be_seen(monkeypatch, pool, device, chosen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", pool)
+    choose = runpy.run_path(str(ROOT / "workflow/scripts/predict_files.py"))["choose_device"]
+    if chosen is None:
+        with pytest.raises(DataError, match="cpu or cuda, or a number below 2, found '2'"):
+            choose(device)
+    else:
+        choose(device)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == chosen
 
 
 def test_the_workflow_is_found_beside_the_library():

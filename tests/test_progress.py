@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from mist_core.cli import STOPPED
 from mist_core.progress import Progress, Work, cause, duration
 
 
@@ -56,8 +57,9 @@ class Run:
         del self.left[number]
         self.progress.counted = 0.0
 
-    def fail(self, number):
-        self.say("job_error", logging.ERROR, jobid=number, log=[str(self.folder / f"{number}.log")])
+    def fail(self, number, **more):
+        fields = {"jobid": number, "log": [str(self.folder / f"{number}.log")], "aux": {}} | more
+        self.say("job_error", logging.ERROR, **fields)
 
     def pass_time(self, seconds):
         self.progress.show(self.progress.ticked + seconds)
@@ -140,6 +142,11 @@ def test_failed_cases_are_named_as_soon_as_their_job_ends_and_once(run):
             "a.nii: expected 1, found 2.\n  Mend it.",
         ),
         (
+            "cp: error writing 'x': No space left on device\n",
+            "its log ends with\ncp: error writing 'x': No space left on device",
+        ),
+        ("10:00:00 stopped: the same command goes on from here\n", STOPPED),
+        (
             "epoch 3\nTraceback (most recent call last):\n  File x\nKeyError: 'a'\n",
             "A fault of the program and not of the data: please report it.\n"
             "Traceback (most recent call last):\n  File x\nKeyError: 'a'",
@@ -162,3 +169,25 @@ def test_a_failed_job_is_told_with_its_cause(run, log, words):
     # Tried again, it may still be done.
     run.begin(1, "train", experiment="a", fold="0")
     assert not run.progress.failed
+
+
+def test_a_job_without_a_log_fails_like_any_other(run):
+    fields = {"wildcards": {}, "log": [], "output": []}
+    run.say("job_info", jobid=1, rule_name="mine", **fields)
+    run.fail(1, log=[], aux={"external_jobid": 77})
+    assert "mine failed: killed before it could say why" in run.text.getvalue()
+    assert "external_jobid: 77" in run.text.getvalue()
+    assert 1 in run.progress.failed
+
+
+def test_a_mistake_of_its_own_does_not_stop_the_run(run, capsys):
+    run.say("job_info", jobid=1)  # a record that lacks all that is read of it
+    assert "AttributeError" in capsys.readouterr().err
+
+
+def test_other_json_files_are_no_manifests(run):
+    run.left = {1: Work("rank", 0)}
+    _, output = run.begin(1, "rank")
+    output.write_text("3")
+    run.end(1)
+    assert run.progress.finished == 1

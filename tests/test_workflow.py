@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -124,18 +125,19 @@ SLURM = (
 )
 
 
-@pytest.fixture
-def slurm(monkeypatch):
+@pytest.fixture(scope="module")
+def slurm():
     """A SLURM of one node with two made-up GPUs; skips where it cannot be had."""
     script = ROOT / "tests/slurm_loopback.sh"
     if os.geteuid() != 0:
         pytest.skip("needs root, to start SLURM")
-    monkeypatch.delenv("SLURM_CONF")
+    nowhere = os.environ.pop("SLURM_CONF")
     up = subprocess.run(["bash", script, "up"], check=False, capture_output=True, text=True)
     if up.returncode or "ok " not in up.stdout:
         pytest.skip(f"needs SLURM: {up.stderr[-200:]}")
     yield
     subprocess.run(["bash", script, "down"], check=False)
+    os.environ["SLURM_CONF"] = nowhere
 
 
 @pytest.fixture
@@ -267,7 +269,7 @@ def test_a_stage_that_is_asked_for_again_is_made_again(project):
     before = project.made()
     # The arrays are what they were, so nothing follows from them.
     jobs = project.jobs("--forcerun", "preprocess")
-    assert jobs == {"preprocess": 3, "gather_arrays": 1, "gather_test_arrays": 1}
+    assert jobs == {"preprocess": 3, "gather_arrays": 1, "gather_test_arrays": 1} | GATHER
     arrays = {path for path in before if path.startswith("numpy")}
     assert project.changed(before) == arrays
 
@@ -301,7 +303,7 @@ def test_code_is_followed_where_the_config_says_so(tmp_path):
     assert {"postprocess"} == {Path(p).parts[2] for p in project.changed(before)}
     before = project.made()
     edit("resample")
-    gather = {"gather_arrays": 1, "gather_test_arrays": 1}
+    gather = {"gather_arrays": 1, "gather_test_arrays": 1} | GATHER
     assert project.jobs() == {"preprocess": 3} | gather
     assert {path for path in before if path.startswith("numpy")} == project.changed(before)
 
@@ -359,6 +361,14 @@ def test_results_of_another_dataset_are_not_overwritten(project):
     assert project.made() == before
 
 
+def wait_for(condition, seconds=120):
+    """Wait until ``condition()`` holds, but not for ever."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 def test_a_killed_run_goes_on_where_it_was(project):
     run = subprocess.Popen(
         project.command(),
@@ -368,9 +378,7 @@ def test_a_killed_run_goes_on_where_it_was(project):
         start_new_session=True,
     )
     results = project.folder / "results"
-    deadline = time.time() + 120
-    while len(list(results.glob("*/models/*.pt"))) < 1 and time.time() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: list(results.glob("*/models/fold_?.pt")))
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     trained = len(list(results.glob("*/models/fold_?.pt")))
@@ -385,14 +393,6 @@ def test_a_killed_run_goes_on_where_it_was(project):
     # A model whose job was killed between writing it and ending is not trusted.
     assert 4 - trained <= jobs["train"] <= 4
     assert jobs["report"] == 1
-
-
-def wait_for(condition, seconds=120):
-    """Wait until ``condition()`` holds, but not for ever."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_a_killed_training_is_explained_and_goes_on(project):
@@ -500,6 +500,12 @@ def test_folds_are_chosen_in_their_record_and_not_in_a_table(project):
     code, output, _ = project.run()
     assert code == 1
     assert f"expected fold 1 for {a}" in output
+    table.unlink()
+
+    # Another number of folds deals anew.
+    project.config["analyze"]["folds"] = 3
+    assert project.jobs()["train"] == 3
+    assert set(project.folds().values()) == {0, 1, 2}
 
 
 def test_all_missing_and_unclear_files_are_shown_together_before_any_job(project):
@@ -558,6 +564,15 @@ def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):
     assert (results / "predictions/test/test_01.nii.gz").exists()
     assert (results / "results.csv").exists()
     assert not (results / "predictions/test/test_02.nii.gz").exists()
+    code, output, _ = project.run("preprocessed")
+    assert code == 1
+    assert "case test_02: data/test/test_02/t1.nii.gz" in output
+
+    # Mended by a file that is older than all that was made, as a copy of a backup is.
+    shutil.copy2(test / "test_01/t1.nii.gz", test / "test_02/t1.nii.gz")
+    os.utime(test / "test_02/t1.nii.gz", (1e9, 1e9))
+    assert project.jobs()["predict_test"] == 1
+    assert (results / "predictions/test/test_02.nii.gz").exists()
 
 
 def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_dataset(project):
@@ -574,13 +589,21 @@ def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_datas
 
 
 def gpus_taken(project, rule="train"):
-    """The GPU that each job says it took, and when the job worked."""
+    """The GPU that each job says it took, with when it did so and when it ended."""
     logs = sorted((project.folder / f"results/logs/{rule}").glob("*.log"))
-    return [
-        re.search(r"took GPU (\S+)", path.read_text())[1].rstrip(",")
-        for path in logs
-        if "took GPU" in path.read_text()
+    taken = [(re.search(r"(\S+) took GPU (\S+)", path.read_text()), path) for path in logs]
+    times = [
+        (found[2], found[1], time.strftime("%H:%M:%S", time.localtime(path.stat().st_mtime)))
+        for found, path in taken
+        if found
     ]
+    return sorted(times)
+
+
+def assert_one_job_at_a_time(taken):
+    """No GPU had two jobs at once, as far as whole seconds tell."""
+    for (gpu, _, end), (next_gpu, start, _) in pairwise(taken):
+        assert gpu != next_gpu or end <= start
 
 
 def test_jobs_on_one_machine_have_a_gpu_each(project):
@@ -589,7 +612,8 @@ def test_jobs_on_one_machine_have_a_gpu_each(project):
     assert code == 0, output
     taken = gpus_taken(project)
     assert len(taken) == 4
-    assert set(taken) == {"4", "7"}
+    assert {gpu for gpu, _, _ in taken} == {"4", "7"}
+    assert_one_job_at_a_time(taken)
     assert 'Provided resources: gpu=Resource("gpu", 2)' in output
 
 
@@ -600,7 +624,7 @@ def test_a_slurm_cluster_runs_it_all(tmp_path):
     project.config["experiments"] = {"a": {}}
     jobs = project.jobs()
     assert (jobs["train"], jobs["preprocess"], jobs["report"]) == (2, 3, 1)
-    assert set(gpus_taken(project)) == {"0", "1"}
+    assert {gpu for gpu, _, _ in gpus_taken(project)} == {"0", "1"}
 
 
 @pytest.mark.slow

@@ -17,10 +17,12 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import IncompleteCheckpointException
 from snakemake.logging import logger
+from snakemake.settings.enums import Quietness
 
 import mist_core
 from mist_core.chunks import chunk_cases, group_cases, read_record
 from mist_core.cli import digest, forget_lost_files
+from mist_core.commands import home
 from mist_core.config import Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
@@ -29,7 +31,6 @@ from mist_core.files import parts_of, read_json, read_rows
 from mist_core.folds import deal_folds
 from mist_core.lease import gpu_pool
 from mist_core.plan import part_read_by
-from mist_core.postprocess import read_strategy, unknown_labels
 from mist_core.progress import Work, follow
 from mist_core.sources import sources_of
 
@@ -41,7 +42,7 @@ else:
     shell.prefix(
         f"export PYTHONPATH={shlex.quote(str(Path(mist_core.__file__).parents[1]))}; "
     )
-SCRIPTS = os.path.relpath(Path(workflow.current_basedir) / "../scripts")
+SCRIPTS = os.path.relpath(home() / "workflow/scripts")
 DEMO = Path("data/demo")  # made by rule make_demo_data when the config names no dataset
 # Stages whose jobs look at what they made before: cases that are done, a checkpoint.
 STAGES_WITH_MEMORY = (
@@ -87,7 +88,7 @@ def checked():
     problems += problems_of_strategies(chosen.postprocess.strategies, labels)
     try:
         folds = folds_of(chosen, train)
-        problems += problems_of_folds(chosen, folds)
+        problems += problems_of_folds(chosen)
         problems += problems_of_folds_to_train(chosen)
     except DataError as error:
         problems.append(str(error))
@@ -125,7 +126,7 @@ def folds_of(chosen, train):
 
 def demo_config():
     """What the demo does differently; said aloud, since it is laid over the user's config."""
-    path = Path(workflow.current_basedir) / "../../config/examples/demo.yaml"
+    path = home() / "config/examples/demo.yaml"
     print(
         "No dataset in the config: this is the demo, with config/examples/demo.yaml.",
         file=sys.stderr,
@@ -135,6 +136,12 @@ def demo_config():
 
 def problems_of_strategies(paths, labels):
     """Unreadable strategy files, unusable names, labels that the dataset does not have."""
+    if (
+        not workflow.is_main_process or not paths
+    ):  # checked by the process that submitted it
+        return []
+    from mist_core.postprocess import read_strategy, unknown_labels  # half a second
+
     problems = []
     stems = [Path(path).stem for path in paths]
     for path, stem in zip(paths, stems):
@@ -163,7 +170,7 @@ def problems_of_classes(classes, labels):
     ]
 
 
-def problems_of_folds(chosen, folds):
+def problems_of_folds(chosen):
     """A hand edit of the folds where they are only listed: it would be lost."""
     table, record = (
         Path(chosen.results) / name for name in ("train_paths.csv", "folds.json")
@@ -172,11 +179,12 @@ def problems_of_folds(chosen, folds):
         return []
     if table.stat().st_mtime < record.stat().st_mtime:
         return []
+    recorded = read_json(record)["folds"]
     return [
-        f"{table}: expected fold {folds[row['id']]} for {row['id']}, as in {record}, "
+        f"{table}: expected fold {recorded[row['id']]} for {row['id']}, as in {record}, "
         f"found {row['fold']}. Change folds in {record}; this table is made from it."
         for row in read_rows(table)
-        if str(folds.get(row["id"], row["fold"])) != row["fold"]
+        if str(recorded.get(row["id"], row["fold"])) != row["fold"]
     ]
 
 
@@ -236,8 +244,9 @@ TO_PREDICT = [
     name for name in CHUNKS if WHOLE or FOLDS.get(CHUNKS[name][0]) in TO_TRAIN
 ]
 
-# Jobs that need a GPU do not start before one is free, unless the user counts them otherwise.
-GPUS = gpu_pool(os.environ)
+# Jobs that need a GPU do not start before one is free, unless the user counts them otherwise. Those
+# of a cluster do not run here.
+GPUS = [] if workflow.resource_settings.nodes else gpu_pool(os.environ)
 if GPUS:
     workflow.global_resources.setdefault("gpu", len(GPUS) * CONFIG.jobs_per_gpu)
 
@@ -248,12 +257,12 @@ def work_of(job):
         return None
     wildcards = job.wildcards
     stage = os.path.relpath(job.log[0], f"{CONFIG.results}/logs").split(os.sep)[0]
-    if stage == "train":
+    if stage == "train" and wildcards.get("experiment") in EXPERIMENTS:
         return Work(stage, EXPERIMENTS[wildcards.get("experiment")].train.epochs)
     if stage == "evaluate":
         return Work(stage, len(TRAIN))
-    if chunk := wildcards.get("chunk"):
-        return Work(stage.removesuffix("_test"), len(CHUNKS[chunk]))
+    if wildcards.get("chunk") in CHUNKS:
+        return Work(stage.removesuffix("_test"), len(CHUNKS[wildcards.get("chunk")]))
     return None
 
 
@@ -267,7 +276,8 @@ if workflow.is_main_process:
     os.environ["MIST_CASES_PER_JOB"] = str(CASES_PER_JOB)
     os.environ["MIST_AGAIN"] = ""  # see script()
     said = workflow.output_settings
-    if not (said.dryrun or said.verbose or said.printshellcmds):
+    quiet = {Quietness.ALL, Quietness.PROGRESS} & set(said.quiet or ())
+    if not (said.dryrun or said.verbose or said.printshellcmds or quiet):
         follow(logger, work_of, waiting)
 STARTED = time.time()
 
@@ -392,8 +402,18 @@ def settled(wildcards):
 def all_settled(wildcards):
     """What checkpoints write for all experiments, for the jobs that compare them."""
     plans = [f"{CONFIG.results}/{home}config.json" for home in PLAN_OF.values()]
-    grids = [f"{CONFIG.numpy}/{grid}arrays.json" for grid in GRID_OF.values()]
-    return [ancient(path) for path in dict.fromkeys(plans + grids)]
+    return [ancient(path) for path in dict.fromkeys(plans + gathered("arrays.json"))]
+
+
+def all_settled_with_tests(wildcards):
+    """The same, for jobs that look at the test cases too."""
+    tests = gathered("test/arrays.json") if TEST_CHUNKS else []
+    return all_settled(wildcards) + [ancient(path) for path in tests]
+
+
+def gathered(name):
+    """What the arrays of all cases hold, on every grid."""
+    return [f"{CONFIG.numpy}/{grid}{name}" for grid in sorted(set(GRID_OF.values()))]
 
 
 def script(name):
@@ -410,10 +430,15 @@ def script(name):
 
 def stages_again(settings):
     """The stages that the user asked to make again, after a word for this run; else nothing."""
-    # Rules such as predict_test share the script of predict.
-    asked = {rule.split("_")[0] for rule in settings.forcerun}
-    stages = STAGES_WITH_MEMORY if settings.forceall else sorted(asked)
-    return " ".join([str(STARTED), *stages]) if stages else ""
+    # Rules such as predict_test share the script of predict; another workflow may add a prefix.
+    asked = {word for rule in settings.forcerun for word in str(rule).split("_")}
+    # Which stage makes a file is not known here. Of all stages only the jobs that run are told.
+    files = any("/" in str(target) for target in settings.forcerun)
+    everything = settings.forceall or settings.forcetargets or files
+    stages = (
+        STAGES_WITH_MEMORY if everything else asked.intersection(STAGES_WITH_MEMORY)
+    )
+    return " ".join([str(STARTED), *sorted(stages)]) if stages else ""
 
 
 def code(stage):
@@ -537,12 +562,16 @@ def analysis():
 
 def grids():
     """What mist_preprocess is for."""
-    homes = sorted(set(GRID_OF.values()))
-    parts = ["", "test/"] if TEST_CHUNKS else [""]
-    gathered = [
-        f"{CONFIG.numpy}/{grid}{part}arrays.json" for grid in homes for part in parts
-    ]
-    return gathered + manifests("preprocess/{grid}", CHUNKS, grid=homes)
+    tests = gathered("test/arrays.json") if TEST_CHUNKS else []
+    made = manifests("preprocess/{grid}", CHUNKS, grid=sorted(set(GRID_OF.values())))
+    return gathered("arrays.json") + tests + made
+
+
+def tests_on_grids():
+    """What became of the test cases in preprocessing, which is left to later stages to tell."""
+    return manifests(
+        "preprocess/{grid}", TEST_CHUNKS, grid=sorted(set(GRID_OF.values()))
+    )
 
 
 def results():
@@ -550,9 +579,11 @@ def results():
     files = [f"models/fold_{fold}.pt" for fold in TO_TRAIN]
     files += [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
     made = [f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in files]
-    made += analysis() + grids() + of_every_case()
+    made += (
+        analysis() + grids() + of_every_case() + [f"{CONFIG.results}/done/cases.json"]
+    )
     if not WHOLE:
         return made
-    of_all = ["rank/ranking.csv", "summary.txt", "report.html", "done/cases.json"]
+    of_all = ["rank/ranking.csv", "summary.txt", "report.html"]
     tables = [table for _, table, _ in candidates()]
     return made + tables + [f"{CONFIG.results}/{file}" for file in of_all]

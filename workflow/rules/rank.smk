@@ -3,7 +3,8 @@ Experiments and strategies against each other, and the report.
 
 in:  all results tables
 out: <results>/rank/ranking.csv, ranking_detailed.csv, <results>/report.html, summary.txt
-     <results>/done/cases.json, which is made only if no case of any stage failed
+     <results>/done/cases.json, which is made only if no case of any stage failed, and tests.json,
+     the same for the test cases as far as preprocessing
 """
 
 NAMES, TABLES, FOLDERS = zip(*candidates())
@@ -11,8 +12,8 @@ NAMES, TABLES, FOLDERS = zip(*candidates())
 
 rule gather_cases:
     input:
-        manifests=of_every_case(),
-        settled=all_settled,
+        manifests=of_every_case() + tests_on_grids(),
+        settled=all_settled_with_tests,
     output:
         "<results>/done/cases.json",
     log:
@@ -29,6 +30,16 @@ rule gather_cases:
             --output {output:q} \
             >{log:q} 2>&1
         """
+
+
+use rule gather_cases as gather_tests with:
+    input:
+        manifests=tests_on_grids(),
+        settled=all_settled_with_tests,
+    output:
+        "<results>/done/tests.json",
+    log:
+        "<results>/logs/gather_tests.log",
 
 
 rule rank:

@@ -32,7 +32,7 @@ def main() -> None:
     p.add_argument("--scores", type=Path, help="folder to keep the scores of each case in")
     p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
     args = p.parse_args()
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, cli.alone(args.output_csv):
         score_all(args, args.scores or Path(scratch))
 
 

@@ -1,6 +1,8 @@
 """Predict label maps of new images with trained models, on the grids of the images."""
 
+import logging
 import os
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 from mist_core import cli
 from mist_core.errors import DataError, raise_all
 from mist_core.files import read_rows
-from mist_core.lease import take_gpus
+from mist_core.lease import gpu_pool, take_gpus
 from mist_core.plan import Plan, part_read_by, read_plan
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -20,9 +24,14 @@ def main() -> None:
         "--paths-csv", type=Path, required=True, help="CSV with id and a column for every channel"
     )
     p.add_argument("--output", type=Path, required=True, help="folder for the predictions")
-    p.add_argument("--device", default="cuda", help="cpu, cuda, or the number of a GPU")
+    p.add_argument(
+        "--device", default="cuda", help="cpu, cuda, or the number of a GPU, of those to be seen"
+    )
     p.add_argument("--postprocess-strategy", type=Path, help="strategy JSON to apply")
+    p.add_argument("--output-probs", action="store_true", help="not in this version yet")
     args = p.parse_args()
+    if args.output_probs:
+        raise DataError("--output-probs: this version writes label maps only. Leave it out.")
 
     plan = read_plan(args.config)
     images = read_images(args.paths_csv, plan)
@@ -82,9 +91,9 @@ def read_images(table: Path, plan: Plan) -> dict[str, list[Path]]:
             f"Add {', '.join(missing)}."
         )
     problems = [
-        f"{table}: expected every id once, found {row['id']} again. Rename it."
-        for number, row in enumerate(rows)
-        if row["id"] in {other["id"] for other in rows[:number]}
+        f"{table}: expected every id once, found {case} {count} times. Rename it."
+        for case, count in Counter(row["id"] for row in rows).items()
+        if count > 1
     ]
     raise_all(problems, str(table))
     return {row["id"]: [Path(row[channel]) for channel in channels] for row in rows}
@@ -94,10 +103,15 @@ def choose_device(name: str) -> None:
     """Let only the device that was asked for be seen."""
     if name == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif name.isdigit():
-        os.environ["CUDA_VISIBLE_DEVICES"] = name
+        return
+    pool = gpu_pool(os.environ)
+    if name.isdigit() and int(name) < len(pool):
+        os.environ["CUDA_VISIBLE_DEVICES"] = pool[int(name)]
     elif name != "cuda":
-        raise DataError(f"--device: expected cpu, cuda or the number of a GPU, found {name!r}.")
+        numbers = f", or a number below {len(pool)}" if pool else ""
+        raise DataError(f"--device: expected cpu or cuda{numbers}, found {name!r}.")
+    elif not pool:
+        log.info("no GPU here: predicting on the CPU")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ def main() -> None:
         "--metric-direction-overrides", type=Path, help="JSON: column to higher or lower"
     )
     p.add_argument("--id-column", default="id", help="the column that names the case")
+    p.add_argument("--significance-csv", type=Path, help="not in this version yet")
     args = p.parse_args()
+    if args.significance_csv:
+        raise DataError("--significance-csv: this version has no test yet. Leave it out.")
 
     names = args.names or [path.stem for path in args.results]
     if len(names) != len(args.results) or len(set(names)) < len(names):

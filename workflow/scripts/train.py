@@ -31,9 +31,9 @@ def main() -> None:
         fit(args, settings)
         return
     take_gpus(settings.gpus, args.jobs_per_gpu)
-    with cli.alone(args.checkpoint):
+    with cli.alone(args.checkpoint) as lock:
         if settings.gpus > 1:
-            sys.exit(parallel.start(settings.gpus, sys.argv, held_files()))
+            sys.exit(parallel.start(settings.gpus, sys.argv, [lock, *held_files()]))
         fit(args, settings)
 
 
