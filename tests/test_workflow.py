@@ -564,7 +564,7 @@ def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):
     assert (results / "predictions/test/test_01.nii.gz").exists()
     assert (results / "results.csv").exists()
     assert not (results / "predictions/test/test_02.nii.gz").exists()
-    code, output, _ = project.run("preprocessed")
+    code, output, _ = project.run("--", "preprocessed")
     assert code == 1
     assert "case test_02: data/test/test_02/t1.nii.gz" in output
 

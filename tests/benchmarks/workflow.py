@@ -18,10 +18,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from mist_core.dataset import read_dataset
-from mist_core.files import write_json
+from mist_core.dataset import Case, Dataset, read_dataset
+from mist_core.files import write_json, write_rows
+from mist_core.io import Volume, read_labels, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 STRATEGY = ROOT / "config/strategies/keep-largest-per-label.json"
@@ -52,46 +54,92 @@ def main() -> None:
 
 
 def compare(dataset: Path, mist: Path | None, rounds: int) -> None:
-    """Analyze and preprocess a dataset, in every way in turn; then evaluate it."""
-    cases = read_dataset(dataset).train_ids()
-    scripts = str(ROOT / "workflow/scripts")
+    """Analyze and preprocess a dataset, then evaluate label maps, in every way in turn."""
+    described = read_dataset(dataset)
+    cases = described.train_ids()
+    with tempfile.TemporaryDirectory() as folder:
+        evaluation = evaluation_in(Path(folder), [described.case(i) for i in cases])
+        ways = ways_to_preprocess(described, cases)
+        scorers = ways_to_evaluate(evaluation, Path(sys.executable).parent, "ours")
+        if mist:
+            ways |= mist_way(dataset, Path(folder), mist)
+            scorers |= ways_to_evaluate(evaluation, mist, "MIST")
+        show(f"analyze and preprocess {len(cases)} cases", interleaved(ways, rounds), len(cases))
+        show(f"evaluate {len(cases)} cases", interleaved(scorers, rounds), len(cases))
 
-    def loop() -> None:
-        call([sys.executable, "-c", LOOP, scripts, str(read_dataset(dataset).path), *cases])
+
+def ways_to_preprocess(dataset: Dataset, cases: list[str]) -> dict[str, Callable[[], None]]:
+    """The same scripts in one process, and as jobs."""
 
     def workflow(cores: int) -> Callable[[], None]:
-        chosen = f"dataset={dataset}"
+        chosen = f"dataset={dataset.path}"
         return lambda: call([*snakemake(), "preprocessed", "--cores", cores, "--config", chosen])
 
-    ways = {
-        "loop in one process": loop,
+    scripts = str(ROOT / "workflow/scripts")
+    return {
+        "loop in one process": lambda: call(
+            [sys.executable, "-c", LOOP, scripts, dataset.path, *cases]
+        ),
         "workflow, 1 core": workflow(1),
         "workflow, 2 cores": workflow(2),
     }
-    if mist:
-        described = Path(tempfile.mkdtemp()) / "dataset.json"
-        msd_for_mist(dataset, described, mist)
-        places = ["--numpy", "numpy", "--results", "results"]
-        ways["MIST, 2 workers"] = lambda: (
-            call([mist / "mist_analyze", "--data", described, "--results", "results"]),
-            call([mist / "mist_preprocess", *places]),
-        )
-    print(f"analyze and preprocess {len(cases)} cases, seconds (all rounds)")
-    taken = interleaved(ways, rounds)
-    fastest = statistics.median(taken["loop in one process"])
+
+
+def mist_way(dataset: Path, folder: Path, mist: Path) -> dict[str, Callable[[], None]]:
+    """MIST's commands, on the dataset as its own converter leaves it."""
+    output = folder / "converted"
+    call([mist / "mist_convert_msd", "--source", dataset, "--output", output])
+
+    def both() -> None:
+        results = ["--results", "results"]
+        data = ["--data", output / "dataset.json", "--num-workers-analyze", 2]
+        call([mist / "mist_analyze", *data, *results])
+        numpy = ["--numpy", "numpy", "--num-workers-preprocess", 2]
+        call([mist / "mist_preprocess", *results, *numpy])
+
+    return {"MIST, 2 workers": both}
+
+
+def evaluation_in(folder: Path, cases: list[Case]) -> list[object]:
+    """Predictions one voxel off, and the arguments with which both sides evaluate them."""
+    labels = sorted({int(v) for case in cases[:5] for v in np.unique(read(case).array)} - {0})
+    metrics: dict[str, object] = {"dice": {}, "haus95": {}, "surf_dice": {}, "avg_surf": {}}
+    classes = {f"label_{v}": {"labels": [v], "metrics": metrics} for v in labels}
+    write_json(folder / "evaluation.json", {"evaluation": classes})
+    rows = []
+    for case in cases:
+        mask = read(case)
+        path = folder / f"predictions/{case.id}.nii.gz"
+        write_volume(path, Volume(np.roll(mask.array, 1, axis=2), mask.geometry))
+        rows.append({"id": case.id, "mask": case.mask, "prediction": path})
+    write_rows(folder / "paths.csv", list(rows[0]), rows)
+    places = ["--config", folder / "evaluation.json", "--paths-csv", folder / "paths.csv"]
+    return [*places, "--output-csv", "results.csv", "--num-workers-evaluate"]
+
+
+def read(case: Case) -> Volume:
+    assert case.mask
+    return read_labels(case.mask)
+
+
+def ways_to_evaluate(
+    evaluation: list[object], bin_: Path, name: str
+) -> dict[str, Callable[[], None]]:
+    command = [bin_ / "mist_evaluate", *evaluation]
+    return {
+        f"{name}, 1 worker": lambda: call([*command, 1]),
+        f"{name}, 2 workers": lambda: call([*command, 2]),
+    }
+
+
+def show(title: str, taken: dict[str, list[float]], n_cases: int) -> None:
+    """Medians, and how far each is from the first."""
+    print(f"{title}: seconds (every round), and more than the first for each case")
+    first = statistics.median(next(iter(taken.values())))
     for name, seconds in taken.items():
         middle = statistics.median(seconds)
-        print(
-            f"  {name:22} {middle:7.1f}   {(middle - fastest) / len(cases):+7.3f} s a case over "
-            f"the loop   ({', '.join(f'{s:.1f}' for s in seconds)})"
-        )
-
-
-def msd_for_mist(dataset: Path, path: Path, mist: Path) -> None:
-    """The same dataset in MIST's layout, made by MIST's own converter."""
-    output = path.parent / "converted"
-    call([mist / "mist_convert_msd", "--source", dataset, "--output", output])
-    shutil.copy(output / "dataset.json", path)
+        rounds = ", ".join(f"{s:.1f}" for s in seconds)
+        print(f"  {name:20} {middle:6.1f} ({rounds})  {(middle - first) / n_cases:+.3f}")
 
 
 def interleaved(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
