@@ -230,7 +230,7 @@ def _modality(
     if odd or (isinstance(value, dict) and set(each) != set(channels)):
         problems.append(
             f"{path}: expected modality to be one of {', '.join(MODALITIES)}, or a mapping from "
-            f"every channel to one, found {value!r}. Mend it."
+            f"every channel to one, found {'nothing' if value is None else repr(value)}. Mend it."
         )
         return "other"
     return lower if isinstance(value, dict) else str(value).lower()
