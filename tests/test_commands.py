@@ -256,7 +256,9 @@ def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
     assert run("analyze", *data, "--nfolds", "2", "--results", "results") == {
         *("fingerprint", "analyze", "test_paths.log"),
     }
-    assert run("preprocess", *folders) == {"preprocess", "gather_arrays", "gather_test_arrays"}
+    assert run("preprocess", *folders) == {
+        *("preprocess", "gather_arrays", "gather_test_arrays", "gather_tests.log"),
+    }
     trained = run("train", *folders, *SHORT, *QUICK)
     assert {"train", "predict", "predict_test", "evaluate", "rank.log"} <= trained
     assert "preprocess" not in trained

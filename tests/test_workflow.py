@@ -132,12 +132,16 @@ def slurm():
     if os.geteuid() != 0:
         pytest.skip("needs root, to start SLURM")
     nowhere = os.environ.pop("SLURM_CONF")
+    subprocess.run(["bash", script, "down"], check=False)
+    time.sleep(5)  # for daemons that someone left to be gone
     up = subprocess.run(["bash", script, "up"], check=False, capture_output=True, text=True)
-    if up.returncode or "ok " not in up.stdout:
-        pytest.skip(f"needs SLURM: {up.stderr[-200:]}")
-    yield
+    works = up.returncode == 0 and "ok " in up.stdout
+    if works:
+        yield
     subprocess.run(["bash", script, "down"], check=False)
     os.environ["SLURM_CONF"] = nowhere
+    if not works:
+        pytest.skip(f"needs SLURM: {up.stderr[-200:]}")
 
 
 @pytest.fixture
@@ -269,7 +273,7 @@ def test_a_stage_that_is_asked_for_again_is_made_again(project):
     before = project.made()
     # The arrays are what they were, so nothing follows from them.
     jobs = project.jobs("--forcerun", "preprocess")
-    assert jobs == {"preprocess": 3, "gather_arrays": 1, "gather_test_arrays": 1} | GATHER
+    assert jobs == {"preprocess": 3, "gather_arrays": 1, "gather_test_arrays": 1}
     arrays = {path for path in before if path.startswith("numpy")}
     assert project.changed(before) == arrays
 
