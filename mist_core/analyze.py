@@ -5,6 +5,7 @@ The numbers are MIST's; per-axis values are in array order here and in (x, y, z)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -50,7 +51,7 @@ class Fingerprint:
     box: tuple[tuple[int, int], ...] = ()  # the foreground, first and end index, native axes
     crop_margin_mm: float = 0.0  # how far labels reach beyond the voxels above Otsu's threshold
     native_size: Shape = (1, 1, 1)
-    nonzero_fraction: float = 1.0
+    nonzero_fractions: tuple[float, ...] = ()  # of the voxels, one per channel
     label_counts: Mapping[int, int] | None = None
     intensities: tuple[Moments, ...] = ()  # inside any label, one per channel
 
@@ -75,7 +76,7 @@ def fingerprint(case: Case) -> Fingerprint:
         return Fingerprint(case.id, tuple(problems))
 
     *images, mask = volumes
-    bright = foreground_box(images[0].array)
+    bright = reduce(union_box, (foreground_box(image.array) for image in images))
     labelled = box_of(mask.array > 0)
     box = union_box(bright, labelled) if labelled else bright
     values, counts = np.unique(mask.array, return_counts=True)
@@ -89,7 +90,7 @@ def fingerprint(case: Case) -> Fingerprint:
         box=tuple((s.start, s.stop) for s in box),
         crop_margin_mm=_growth_mm(bright, box, mask.geometry.spacing),
         native_size=geometry.shape,
-        nonzero_fraction=float(np.count_nonzero(images[0].array) / images[0].array.size),
+        nonzero_fractions=tuple(float(np.count_nonzero(i.array) / i.array.size) for i in images),
         label_counts={int(v): int(n) for v, n in zip(values, counts, strict=True)},
         intensities=tuple(_moments(image.array[mask.array > 0][::CT_STRIDE]) for image in images),
     )
@@ -147,6 +148,7 @@ def fingerprint_from_json(values: dict[str, Any]) -> Fingerprint:
         for m in values["intensities"]
     )
     values["problems"] = tuple(values["problems"])
+    values["nonzero_fractions"] = tuple(values["nonzero_fractions"])
     values["box"] = tuple((start, stop) for start, stop in values["box"])
     return Fingerprint(**values)
 
@@ -183,8 +185,8 @@ def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze
         if settings.patch_size == "auto"
         else _fitting(array_order(settings.patch_size), spacing)
     )
-    is_ct = dataset.modality == "ct"
-    zeros = 1 - float(np.mean([p.nonzero_fraction for p in prints]))
+    is_ct = [modality == "ct" for modality in dataset.modalities()]
+    zeros = 1 - np.mean([p.nonzero_fractions for p in prints], axis=0)
     channels = [[p.intensities[c] for p in prints] for c in range(len(dataset.channels))]
     return Plan.model_validate(
         {
@@ -204,8 +206,13 @@ def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze
                 "crop_to_foreground": crop,
                 "crop_margin_mm": max(p.crop_margin_mm for p in prints),
                 # In CT, 0 HU is water, not background.
-                "normalize_with_nonzero_mask": not is_ct and zeros >= ZEROS_FROM,
-                "ct_normalization": [ct_statistics(c) for c in channels] if is_ct else None,
+                "normalize_with_nonzero_mask": [
+                    not ct and bool(share >= ZEROS_FROM)
+                    for ct, share in zip(is_ct, zeros, strict=True)
+                ],
+                "ct_normalization": [
+                    ct_statistics(c) if ct else None for ct, c in zip(is_ct, channels, strict=True)
+                ],
             },
             "model": {
                 "in_channels": len(dataset.channels),

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mist_core.errors import DataError
-from mist_core.files import read_json, write_json
+from mist_core.files import parts_of, read_json, write_json
 
 log = logging.getLogger(__name__)
 STOPPED = "stopped: the same command goes on from here"
@@ -127,14 +127,17 @@ def alone(path: Path) -> Iterator[int]:
 
 
 def digest(*parts: Any) -> str:
-    """A short key of JSON values and files; a Path stands for its size and time of change."""
+    """A short key of JSON values and files; a Path stands for its size and time of change.
+
+    A folder stands for all files in it.
+    """
 
     def plain(part: Any) -> Any:
         if isinstance(part, Path):
             if not part.exists():
                 raise DataError(f"{part}: expected a file, found none. Make or restore it.")
-            state = part.stat()
-            return [str(part), state.st_size, state.st_mtime_ns]
+            states = [(path, path.stat()) for path in parts_of(part)]
+            return [[str(path), state.st_size, state.st_mtime_ns] for path, state in states]
         raise TypeError(f"expected JSON or a Path, got {type(part)}")
 
     text = json.dumps(parts, sort_keys=True, default=plain)

@@ -38,7 +38,7 @@ class Dataset:
 
     path: Path
     task: str
-    modality: str
+    modality: str | Mapping[str, str]  # of all channels, or of each
     channels: tuple[str, ...]
     labels: tuple[int, ...]
     final_classes: Mapping[str, tuple[int, ...]]
@@ -50,6 +50,12 @@ class Dataset:
     # the Decathlon's layout: listed files
     train_files: Mapping[str, Case] = field(default_factory=dict)
     test_files: Mapping[str, Case] = field(default_factory=dict)
+
+    def modalities(self) -> tuple[str, ...]:
+        """The modality of each channel."""
+        if isinstance(self.modality, str):
+            return (self.modality,) * len(self.channels)
+        return tuple(self.modality[channel] for channel in self.channels)
 
     def facts(self) -> dict[str, Any]:
         """What the plan is made from, beside the images."""
@@ -128,7 +134,7 @@ def _existing(case: Case) -> Case:
     missing = [
         f"{path}: expected a file, found none. Restore it, or take it out of dataset.json."
         for path in files
-        if not path.is_file()
+        if not path.exists()
     ]
     if missing:
         raise DataError("\n".join(missing))
@@ -167,11 +173,6 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
         problems.append(f"{path}: expected keys among {', '.join(KEYS)}, found {key!r}. Mend it.")
 
     task = get("task", str, "the name of the task")
-    modality = get("modality", str, "one of ct, mr, other").lower()
-    if modality and modality not in MODALITIES:
-        problems.append(
-            f"{path}: expected modality to be one of {', '.join(MODALITIES)}, found {modality!r}."
-        )
     train = get("train-data", str, "the folder of the training cases")
     test = get("test-data", str, "the folder of the test cases", required=False)
     for key, folder in (("train-data", train), ("test-data", test)):
@@ -192,6 +193,7 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
             problems.append(
                 f"{path}: expected {key} to be a list of substrings, found {substrings!r}."
             )
+    modality = _modality(path, fields.get("modality"), list(images), problems)
     labels = _labels(path, get("labels", list, "a list of label values with 0"), problems)
     classes = get("final_classes", dict, "a mapping from class to labels", required=False)
     for name, members in classes.items():
@@ -216,6 +218,22 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
         image_names={k: tuple(v) for k, v in images.items()},
         mask_names=tuple(mask),
     )
+
+
+def _modality(
+    path: Path, value: Any, channels: list[str], problems: list[str]
+) -> str | dict[str, str]:
+    """One modality for all channels, or a mapping with one for each; in lower case."""
+    each = value if isinstance(value, dict) else dict.fromkeys(channels or ["all"], value)
+    lower = {k: v.lower() if isinstance(v, str) else v for k, v in each.items()}
+    odd = [v for v in lower.values() if v not in MODALITIES]
+    if odd or (isinstance(value, dict) and set(each) != set(channels)):
+        problems.append(
+            f"{path}: expected modality to be one of {', '.join(MODALITIES)}, or a mapping from "
+            f"every channel to one, found {'nothing' if value is None else repr(value)}. Mend it."
+        )
+        return "other"
+    return lower if isinstance(value, dict) else str(value).lower()
 
 
 def _labels(path: Path, values: list[Any], problems: list[str]) -> tuple[int, ...]:

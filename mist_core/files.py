@@ -38,6 +38,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def parts_of(path: Path) -> list[Path]:
+    """The file itself, or the files in a folder, such as those of a DICOM series; sorted."""
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+
+
 def read_json(path: Path) -> Any:
     """Read JSON. Raises DataError, naming line and column, when it is malformed or missing."""
     try:

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Largest deviation of the axes from right angles, as the cosine of their angle, that is taken for
+# noise: about one degree. A tilted gantry is more.
+SKEW = 0.02
+
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
@@ -106,6 +110,18 @@ class Geometry:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
         gaps = [np.subtract(self.world(tuple(c)), other.world(tuple(c))) for c in corners]
         return float(np.linalg.norm(gaps, axis=1).max())
+
+    def skew(self) -> float:
+        """How far the axes are from right angles: the largest cosine between two of them."""
+        return float(abs(self.direction.T @ self.direction - np.eye(3)).max())
+
+    def with_right_angles(self) -> "Geometry":
+        """The grid with the nearest orthonormal axes (the polar decomposition of the direction).
+
+        Higham, SIAM J. Sci. Stat. Comput. 7 (1986) 1160-1174.
+        """
+        left, _, right = np.linalg.svd(self.direction)
+        return replace(self, direction=left @ right)
 
     def to_json(self) -> dict[str, Any]:
         """As written to files: per-axis values in (x, y, z), direction as ITK prints it."""

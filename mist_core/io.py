@@ -1,6 +1,7 @@
 """Files to volumes and back: with geometry.py, the only place that knows ITK's (x, y, z) order."""
 
 import gzip
+import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 
 from mist_core.errors import DataError
 from mist_core.files import replacing
-from mist_core.geometry import Geometry
+from mist_core.geometry import SKEW, Geometry
 
+log = logging.getLogger(__name__)
 LARGEST_LABEL = 65535
+NOISE_OF_HEADERS = 1e-4  # cosine between axes up to which they are at right angles
+UNEVEN_SLICES = 0.01  # of the distance of slices, up to which they are evenly spaced
 NIFTI1_HEADER_SIZE = 348
 NIFTI1_TYPES = {  # code in the header: NumPy's name
     2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8",
@@ -60,7 +64,9 @@ def to_sitk(volume: Volume) -> sitk.Image:
 
 
 def read_image(path: Path) -> Volume:
-    """Read a scalar 3-D image in any format SimpleITK knows, as float32.
+    """Read a scalar 3-D image in any format SimpleITK knows, or a DICOM series, as float32.
+
+    A DICOM series is given by its folder, which holds nothing else.
 
     Raises DataError for a file that is missing, unreadable, not 3-D or not scalar, or that holds
     values that are not finite.
@@ -98,9 +104,34 @@ def read_labels(path: Path) -> Volume:
     return Volume(array.astype(np.uint8 if high < 256 else np.uint16), volume.geometry)
 
 
-def _reader(path: Path) -> sitk.ImageFileReader:
+def read_geometry(path: Path) -> Geometry:
+    """The grid of an image, from its header (of a DICOM series, from the headers of its slices).
+
+    Axes that are almost at right angles are taken to be so, and the log says it: headers round.
+    Raises DataError as ``read_image`` does, except for what only the voxels show.
+    """
+    return _header(path)[0]
+
+
+def _header(path: Path) -> tuple[Geometry, list[str]]:
+    """The grid of an image, and the files that its voxels are in."""
     if not path.exists():
         raise DataError(f"{path}: expected a file, found none. Check the path or restore the file.")
+    if path.is_dir():
+        geometry, files = _series(path)
+        return _with_right_angles(path, geometry), files
+    try:
+        geometry = _geometry_in(path)
+    except DataError as error:
+        # ITK refuses a NIfTI whose axes are a little off, also by rounding.
+        skewed = _nifti_geometry(path) if "orthonormal" in str(error) else None
+        if skewed is None:
+            raise
+        geometry = skewed
+    return _with_right_angles(path, geometry), [str(path)]
+
+
+def _geometry_in(path: Path) -> Geometry:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _readable(path):
@@ -116,18 +147,88 @@ def _reader(path: Path) -> sitk.ImageFileReader:
             f"{path}: expected one value per voxel, found {reader.GetNumberOfComponents()}. "
             "Give one scalar file per channel."
         )
-    return reader
+    return geometry_of(reader)
+
+
+def _with_right_angles(path: Path, geometry: Geometry) -> Geometry:
+    skew = geometry.skew()
+    if skew > SKEW:
+        raise DataError(
+            f"{path}: expected axes at right angles, found a cosine of {skew:.3g} between two of "
+            "them. Resample the image onto a grid with right angles."
+        )
+    if skew <= NOISE_OF_HEADERS:
+        return geometry
+    log.info("%s: axes with a cosine of %.2g between them, taken as right angles", path, skew)
+    return geometry.with_right_angles()
+
+
+def _series(folder: Path) -> tuple[Geometry, list[str]]:
+    """The grid of a DICOM series and its files, in the order of the slices."""
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(found) != 1:
+        raise DataError(
+            f"{folder}: expected the files of one DICOM series, found {len(found)} series. "
+            "Give every series a folder of its own."
+        )
+    files = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0]))
+    slices = [_geometry_in(Path(file)) for file in files]
+    first = slices[0]
+    if any(s.shape != first.shape or s.shape[0] != 1 for s in slices):
+        raise DataError(
+            f"{folder}: expected slices of one size, found others. Take out those that do not "
+            "belong to the volume."
+        )
+    if len(files) == 1:
+        return first, files
+    steps = np.diff([s.origin for s in slices], axis=0)
+    step = steps.mean(axis=0)
+    spacing = float(np.linalg.norm(step))
+    uneven = float(abs(steps - step).max())
+    if spacing == 0 or uneven > UNEVEN_SLICES * spacing:
+        raise DataError(
+            f"{folder}: expected evenly spaced slices, found gaps of "
+            f"{np.linalg.norm(steps, axis=1).min():.4g} to "
+            f"{np.linalg.norm(steps, axis=1).max():.4g} mm. Restore the slices that are missing, "
+            "or take out those that are there twice."
+        )
+    direction = np.column_stack([step / spacing, first.direction[:, 1:]])
+    shape = (len(files), *first.shape[1:])
+    return Geometry(shape, (spacing, *first.spacing[1:]), first.origin, direction), files
 
 
 def _read(path: Path) -> Volume:
-    reader = _reader(path)
+    geometry, files = _header(path)
     if path.name.endswith((".nii", ".nii.gz")):
         array = _nifti_voxels(path)
         if array is not None:
-            geometry = geometry_of(reader)
             return Volume(array.reshape(geometry.shape), geometry)
     with _readable(path):
-        return from_sitk(reader.Execute())
+        # A file through its own reader: the reader of series makes a volume of 2-D images.
+        image = sitk.ReadImage(files if path.is_dir() else files[0])
+    return Volume(sitk.GetArrayFromImage(image), geometry)
+
+
+def _nifti_geometry(path: Path) -> Geometry | None:
+    """The grid that the sform of a NIfTI-1 header gives, axes as they are; None without one."""
+    opened = gzip.open if path.suffix == ".gz" else Path.open
+    with opened(path, "rb") as stream:
+        raw = stream.read(NIFTI1_HEADER_SIZE)
+    order = "<" if raw[:4] == NIFTI1_HEADER_SIZE.to_bytes(4, "little") else ">"
+    size = np.frombuffer(raw, f"{order}i2", 4, offset=40)
+    if size[0] != 3 or not int(np.frombuffer(raw, f"{order}i2", 1, offset=254)[0]):
+        return None
+    affine = np.frombuffer(raw, f"{order}f4", 12, offset=280).reshape(3, 4).astype(float)
+    affine[:2] *= -1  # NIfTI's x and y grow to the right and to the front
+    spacing = np.linalg.norm(affine[:, :3], axis=0)
+    return Geometry.from_json(
+        {
+            "size": size[1:].tolist(),
+            "spacing": spacing.tolist(),
+            "origin": affine[:, 3].tolist(),
+            "direction": (affine[:, :3] / spacing).ravel().tolist(),
+        }
+    )
 
 
 def _nifti_voxels(path: Path) -> NDArray[Any] | None:

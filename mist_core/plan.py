@@ -42,7 +42,7 @@ class DatasetInfo(_Part):
     """Facts of the description. ``labels`` are label values; their position is the class index."""
 
     task: str
-    modality: str
+    modality: str | dict[str, str]  # of all channels, or of each
     images: tuple[str, ...]
     labels: tuple[int, ...]
 
@@ -69,8 +69,8 @@ class Preprocessing(_Part):
 
     crop_to_foreground: bool
     crop_margin_mm: float = 0.0  # added on every side: no training label is cut
-    normalize_with_nonzero_mask: bool
-    ct_normalization: tuple[CtNormalization, ...] | None  # one per channel; None unless CT
+    normalize_with_nonzero_mask: tuple[bool, ...]  # one per channel
+    ct_normalization: tuple[CtNormalization | None, ...]  # one per channel; None unless CT
 
 
 class ModelSize(_Part):

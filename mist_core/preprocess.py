@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from mist_core.errors import DataError
 from mist_core.files import write_json
-from mist_core.geometry import Box, Geometry, Origin, widened_box
+from mist_core.geometry import Box, Geometry, Origin, union_box, widened_box
 from mist_core.intensity import foreground_box, window_and_scale, z_score
 from mist_core.io import Volume, write_array
 from mist_core.labels import sample_coordinates, to_indices
@@ -43,7 +44,7 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
                 f"{name}: expected the grid of {plan.dataset_info.images[0]} ({original}), "
                 f"found {other.geometry}. Resample one onto the other, or mend the header."
             )
-    box = _kept_box(images[0], plan)
+    box = _kept_box(images, plan)
     labels = None if mask is None else _cropped(mask, box)
     channels = [canonical(_cropped(image, box)) for image in images]
     grid = channels[0].geometry.with_spacing(plan.target_spacing_mm)
@@ -58,14 +59,19 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
     )
 
 
-def _kept_box(image: Volume, plan: Plan) -> Box:
-    """The foreground with the plan's margin. The label map has no say: a new case has none."""
-    whole = tuple(slice(0, n) for n in image.array.shape)
+def _kept_box(images: Sequence[Volume], plan: Plan) -> Box:
+    """The foreground of all channels with the plan's margin.
+
+    The label map has no say: a new case has none.
+    """
+    geometry = images[0].geometry
+    whole = tuple(slice(0, n) for n in geometry.shape)
     if not plan.preprocessing.crop_to_foreground:
         return whole  # type: ignore[return-value]
     margin_mm = plan.preprocessing.crop_margin_mm
-    voxels = tuple(ceil(round(margin_mm / edge, 6)) for edge in image.geometry.spacing)
-    return widened_box(foreground_box(image.array), image.geometry.shape, voxels)
+    voxels = tuple(ceil(round(margin_mm / edge, 6)) for edge in geometry.spacing)
+    bright = reduce(union_box, (foreground_box(image.array) for image in images))
+    return widened_box(bright, geometry.shape, voxels)
 
 
 def _cropped(volume: Volume, box: Box) -> Volume:
@@ -77,21 +83,20 @@ def _resampled_labels(mask: Volume, grid: Geometry, labels: Sequence[int]) -> ND
         indices = to_indices(mask.array, labels)
     except ValueError as error:
         raise DataError(f"the mask: {error}. Mend the label map or the dataset.") from None
-    return resample_labels(canonical(Volume(indices, mask.geometry)), grid, len(labels)).array
+    return resample_labels(canonical(Volume(indices, mask.geometry)), grid).array
 
 
 def _normalised(channel: Volume, grid: Geometry, index: int, plan: Plan) -> NDArray[np.float32]:
     image = resample_image(channel, grid).array
-    ct = plan.preprocessing.ct_normalization
-    if ct is None and plan.preprocessing.normalize_with_nonzero_mask:
+    ct = plan.preprocessing.ct_normalization[index]
+    if plan.preprocessing.normalize_with_nonzero_mask[index]:
         # Taken before resampling: splines ring, so that afterwards no background is quite zero.
         body = Volume((channel.array != 0).astype(np.uint8), channel.geometry)
-        return z_score(image, resample_labels(body, grid, 2).array > 0)
+        return z_score(image, resample_labels(body, grid).array > 0)
     if ct is None:
         return z_score(image)
-    numbers = ct[index]
-    window = (numbers.window_min, numbers.window_max)
-    return window_and_scale(image, window, numbers.z_score_mean, numbers.z_score_std)
+    window = (ct.window_min, ct.window_max)
+    return window_and_scale(image, window, ct.z_score_mean, ct.z_score_std)
 
 
 def write(done: Preprocessed, folder: Path, case_id: str, plan: Plan, samples: int) -> None:

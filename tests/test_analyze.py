@@ -1,6 +1,7 @@
 """What the training cases imply: numbers computed by hand, and every bad case said at once."""
 
 import json
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -79,6 +80,7 @@ def print_of(case_id="a", **changes):
         "cropped_size": (100, 100, 100),
         "label_counts": {0: 10, 1: 10},
         "intensities": (Moments(0, 0.0, 0.0, {}),),
+        "nonzero_fractions": (1.0,),
     }
     return Fingerprint(case_id, **(fields | changes))
 
@@ -98,7 +100,7 @@ def test_a_fingerprint_by_hand(tmp_path):
     assert (found.spacing, found.size, found.native_size) == ((3, 2, 1), (10, 12, 14), (10, 12, 14))
     assert found.box == ((2, 6), (3, 9), (4, 12))
     assert found.cropped_size == (4, 6, 8)
-    assert found.nonzero_fraction == pytest.approx(4 * 6 * 8 / (10 * 12 * 14))
+    assert found.nonzero_fractions == pytest.approx((4 * 6 * 8 / (10 * 12 * 14),))
     assert found.label_counts == {0: 1680 - 120, 1: 96, 4: 24}
     assert found.intensities == (Moments(12, 50.0, 0.0, {50: 12}),)  # every tenth of 120 voxels
 
@@ -128,7 +130,7 @@ def test_native_axes_do_not_matter_to_a_fingerprint(tmp_path, order, flips):
     other = fingerprint(
         stored(tmp_path, "b", [moved(image, order, flips)], moved(mask, order, flips))
     )
-    for name in ("size", "cropped_size", "label_counts", "nonzero_fraction"):
+    for name in ("size", "cropped_size", "label_counts", "nonzero_fractions"):
         assert getattr(one, name) == getattr(other, name)
     assert other.spacing == pytest.approx(one.spacing)
     assert other.native_size == tuple(one.size[a] for a in order)
@@ -328,6 +330,27 @@ def test_every_ct_channel_has_its_own_numbers(tmp_path):
     assert plan.model.in_channels == 2
 
 
+def test_ct_and_pet_are_normalised_each_in_its_own_way(tmp_path):
+    """What is one modality for all channels in other systems."""
+    prints = [ct_case(tmp_path, "a", [10, 20, 30], channels=2)]
+    prints = [replace(p, nonzero_fractions=(0.3, 0.4)) for p in prints]
+    both = {"pet": "other", "ct": "ct"}
+    plan = make_plan(prints, dataset(tmp_path, modality=both, channels=("ct", "pet")), Analyze())
+    ct, pet = plan.preprocessing.ct_normalization
+    assert ct.z_score_mean == 20
+    assert pet is None
+    assert plan.preprocessing.normalize_with_nonzero_mask == (False, True)
+    assert plan.dataset_info.modality == both
+
+
+def test_the_box_holds_what_is_bright_in_any_channel(tmp_path):
+    image, mask = bright_ball(grid((20, 20, 20)))
+    other = np.zeros_like(image.array)
+    other[1:6, 1:6, 1:6] = 9
+    found = fingerprint(stored(tmp_path, "a", [image, Volume(other, image.geometry)], mask))
+    assert [start for start, _ in found.box] == [1, 1, 1]
+
+
 # --- all cases ------------------------------------------------------------------------------------
 
 
@@ -341,8 +364,8 @@ def test_a_plan_by_hand(tmp_path):
     assert plan.spatial_config.median_resampled_image_size == (310, 300, 60)
     assert plan.patch_size == choose_patch(size, (5, 0.8, 0.7), BUDGET)
     assert plan.preprocessing.crop_to_foreground is False
-    assert plan.preprocessing.normalize_with_nonzero_mask is False
-    assert plan.preprocessing.ct_normalization is None
+    assert plan.preprocessing.normalize_with_nonzero_mask == (False,)
+    assert plan.preprocessing.ct_normalization == (None,)
     assert (plan.model.in_channels, plan.model.out_channels) == (1, 2)
     assert plan.evaluation["label_1"].labels == (1,)
     assert parse_plan(json.loads(plan.model_dump_json()), "file") == plan
@@ -386,14 +409,16 @@ def test_a_crop_sets_the_median_size(tmp_path):
 
 @pytest.mark.parametrize(("fractions", "expected"), [((0.7, 0.85), True), ((0.7, 0.95), False)])
 def test_zero_is_background_when_a_fifth_is_zero(tmp_path, fractions, expected):
-    prints = [print_of(str(f), nonzero_fraction=f) for f in fractions]
+    prints = [print_of(str(f), nonzero_fractions=(f,)) for f in fractions]
     plan = make_plan(prints, dataset(tmp_path), Analyze())
-    assert plan.preprocessing.normalize_with_nonzero_mask is expected
+    assert plan.preprocessing.normalize_with_nonzero_mask == (expected,)
 
 
 def test_zero_is_water_in_ct(tmp_path):
-    plan = make_plan([print_of(nonzero_fraction=0.1)], dataset(tmp_path, modality="ct"), Analyze())
-    assert plan.preprocessing.normalize_with_nonzero_mask is False
+    plan = make_plan(
+        [print_of(nonzero_fractions=(0.1,))], dataset(tmp_path, modality="ct"), Analyze()
+    )
+    assert plan.preprocessing.normalize_with_nonzero_mask == (False,)
 
 
 def test_what_the_user_sets_is_xyz_and_wins(tmp_path):

@@ -252,6 +252,16 @@ def test_a_decathlon_description_by_hand(tmp_path):
     assert test["t_2"].mask is None
 
 
+@pytest.mark.parametrize(
+    "modality", ["xray", {"t1": "mr"}, {"t1": "mr", "t2": "beta"}, 3, {"t1": "mr", "t3": "mr"}]
+)
+def test_odd_modalities_are_refused(tmp_path, modality):
+    path = make(tmp_path, modality=modality)
+    assert "expected modality to be one of ct, mr, other, or a mapping" in refusal(
+        read_dataset, path
+    )
+
+
 @pytest.mark.parametrize(("name", "modality"), [("CT", "ct"), ("MRI", "mr"), ("PET", "other")])
 def test_decathlon_modalities(tmp_path, name, modality):
     assert read_dataset(decathlon(tmp_path, modality={"0": name})).modality == modality

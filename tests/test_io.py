@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import struct
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mist_core.io import (
     Volume,
     from_sitk,
     geometry_of,
+    read_geometry,
     read_image,
     read_labels,
     to_sitk,
@@ -93,6 +95,101 @@ def test_formats_are_told_by_their_suffix(tmp_path, name):
 def test_written_volumes_are_compressed(tmp_path, name):
     write_volume(tmp_path / name, Volume(np.zeros((40, 40, 40), np.uint8), grid((40,) * 3)))
     assert (tmp_path / name).stat().st_size < 2000
+
+
+def skewed_nifti(path, cosine):
+    """A NIfTI with an sform whose x and y axes are not quite at right angles."""
+    write_volume(path, Volume(NOISE, grid(NOISE.shape, (3.0, 2.0, 1.0))))
+    raw = bytearray(path.read_bytes())
+    struct.pack_into("<hh", raw, 252, 0, 1)  # no qform; an sform
+    x, y = np.array([1.0, 0, 0]), 2.0 * np.array([cosine, np.sqrt(1 - cosine**2), 0])
+    affine = np.column_stack([x, y, [0, 0, 3.0], [10, 20, 30]])
+    struct.pack_into("<12f", raw, 280, *affine.ravel())
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize("cosine", [1e-3, 0.015])
+def test_axes_almost_at_right_angles_are_repaired_and_logged(tmp_path, caplog, cosine):
+    path = skewed_nifti(tmp_path / "a.nii", cosine)
+    with caplog.at_level("INFO"):
+        volume = read_image(path)
+    assert "taken as right angles" in caplog.text
+    assert np.array_equal(volume.array, NOISE)
+    geometry = volume.geometry
+    assert geometry.skew() < 1e-9
+    np.testing.assert_allclose(geometry.spacing, (3, 2, 1), rtol=1e-5)
+    # NIfTI's x and y grow to the right and the front, LPS to the left and the back.
+    np.testing.assert_allclose(geometry.origin, (-10, -20, 30), atol=1e-4)
+    np.testing.assert_allclose(geometry.direction @ [0, 0, 1], (-1, 0, 0), atol=cosine)
+    assert read_geometry(path).matches(geometry, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd"])
+def test_tilted_axes_are_refused(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("nii"):
+        skewed_nifti(path, 0.2)
+    else:
+        image = sitk.GetImageFromArray(NOISE)
+        image.SetDirection([1, 0.2, 0, 0, np.sqrt(1 - 0.04), 0, 0, 0, 1])
+        sitk.WriteImage(image, str(path))
+    for read in (read_image, read_labels, read_geometry):
+        refused(path, "axes at right angles, found a cosine of 0.2", read=read)
+
+
+def written_series(folder, array, uid="1.2.3", places=None):
+    """A DICOM series of CT slices, 2.5 mm apart, in files whose names say nothing."""
+    folder.mkdir(exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    places = 2.5 * np.arange(len(array)) if places is None else places
+    for number, (slice_, place) in enumerate(zip(array, places, strict=True)):
+        image = sitk.GetImageFromArray(slice_)
+        image.SetSpacing((0.7, 0.8))
+        tags = {
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+            "0008|0018": f"{uid}.{number + 1}",
+            "0008|0060": "CT",
+            "0020|000d": "1.2",
+            "0020|000e": uid,
+            "0020|0032": f"-50\\-60\\{place:g}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0013": str(number + 1),
+            "0028|1052": "-1024",
+            "0028|1053": "1",
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{uid}_{(7 * number) % 11}.dcm"))
+        writer.Execute(image)
+    return folder
+
+
+CT = (np.random.default_rng(1).integers(0, 900, (6, 8, 9))).astype(np.int16)
+
+
+def test_a_folder_with_a_dicom_series_is_an_image(tmp_path):
+    volume = read_image(written_series(tmp_path / "ct", CT))
+    assert np.array_equal(volume.array, CT)
+    assert volume.geometry.shape == (6, 8, 9)
+    np.testing.assert_allclose(volume.geometry.spacing, (2.5, 0.8, 0.7))
+    np.testing.assert_allclose(volume.geometry.origin, (-50, -60, 0))
+    np.testing.assert_allclose(volume.geometry.direction, np.eye(3)[:, ::-1], atol=1e-9)
+    assert read_geometry(tmp_path / "ct").matches(volume.geometry)
+
+
+def test_a_missing_slice_is_noticed(tmp_path):
+    places = 2.5 * np.array([0, 1, 2, 4, 5, 6])
+    folder = written_series(tmp_path / "ct", CT, places=places)
+    refused(folder, "evenly spaced slices, found gaps of 2.5 to 5 mm")
+
+
+def test_two_series_in_a_folder_are_refused(tmp_path):
+    written_series(tmp_path / "ct", CT)
+    refused(written_series(tmp_path / "ct", CT, uid="1.2.4"), "one DICOM series, found 2 series")
+    (tmp_path / "none").mkdir()
+    refused(tmp_path / "none", "found 0 series")
 
 
 def refused(path, *words, read=read_image):

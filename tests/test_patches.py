@@ -85,8 +85,8 @@ def written_case(tmp_path):
             },
             "preprocessing": {
                 "crop_to_foreground": False,
-                "normalize_with_nonzero_mask": False,
-                "ct_normalization": None,
+                "normalize_with_nonzero_mask": [False],
+                "ct_normalization": [None],
             },
             "model": {"in_channels": 1, "out_channels": 4},
             "evaluation": {"spot": {"labels": [4]}},

@@ -20,7 +20,7 @@ FIELDS = {
     "preprocessing": {
         "crop_to_foreground": False,
         "crop_margin_mm": 2.5,
-        "normalize_with_nonzero_mask": False,
+        "normalize_with_nonzero_mask": [False, False],
         "ct_normalization": [
             {"window_min": -100.0, "window_max": 300.0, "z_score_mean": 50.0, "z_score_std": 60.0},
             {"window_min": 0.0, "window_max": 9.0, "z_score_mean": 2.0, "z_score_std": 1.5},
@@ -95,8 +95,8 @@ CHANGES = [
     ("spatial_config.target_spacing", [1, 1, 1], {"preprocess", "train"}),
     ("spatial_config.patch_size", [32, 32, 32], {"train"}),
     ("spatial_config.median_resampled_image_size", [1, 1, 1], set()),
-    ("preprocessing.normalize_with_nonzero_mask", True, {"preprocess", "train"}),
-    ("preprocessing.ct_normalization", None, {"preprocess", "train"}),
+    ("preprocessing.normalize_with_nonzero_mask", [True, False], {"preprocess", "train"}),
+    ("preprocessing.ct_normalization", [None, None], {"preprocess", "train"}),
     ("dataset_info.labels", [0, 1, 2, 4], {"preprocess", "train"}),
     ("model.out_channels", 4, {"train"}),
     ("evaluation", {"core": {"labels": [4]}}, {"evaluate"}),

@@ -39,8 +39,8 @@ def plan_of(spacing=(1.0, 1.0, 1.0), labels=LABELS, crop=False, patch_size=(8, 8
             },
             "preprocessing": {
                 "crop_to_foreground": crop,
-                "normalize_with_nonzero_mask": False,
-                "ct_normalization": None,
+                "normalize_with_nonzero_mask": [False],
+                "ct_normalization": [None],
             },
             "model": {"in_channels": 1, "out_channels": len(labels)},
             "evaluation": {"organ": {"labels": labels[1:]}},

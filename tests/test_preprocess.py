@@ -27,8 +27,8 @@ def make_plan(spacing=(1.0, 1.0, 1.0), channels=("t1",), labels=LABELS, **prepro
     """A plan; ``spacing`` is in array order."""
     usual = {
         "crop_to_foreground": False,
-        "normalize_with_nonzero_mask": False,
-        "ct_normalization": None,
+        "normalize_with_nonzero_mask": [False] * len(channels),
+        "ct_normalization": [None] * len(channels),
     }
     fields = {
         "mist_version": "0",
@@ -126,7 +126,7 @@ def test_water_lies_between_its_neighbours():
 def test_zero_stays_zero_where_it_is_background():
     image, _ = bright_ball(grid((12, 12, 12)))
     image.array[image.array > 0] += volume(image.geometry).array[image.array > 0]
-    done = preprocess([image], None, make_plan(normalize_with_nonzero_mask=True))
+    done = preprocess([image], None, make_plan(normalize_with_nonzero_mask=[True]))
     assert not done.image[0][image.array == 0].any()
     assert abs(done.image[0][image.array > 0].mean()) < 0.05
 
@@ -204,7 +204,7 @@ def test_a_crop_has_the_margin_of_the_plan_with_or_without_labels():
 def test_a_background_of_zeros_stays_zero_at_another_spacing():
     image, mask = bright_ball(grid((24, 24, 24)))
     body = Volume(np.where(mask.array > 0, image.array, 0), image.geometry)
-    plan = make_plan((0.8, 0.8, 0.8), normalize_with_nonzero_mask=True)
+    plan = make_plan((0.8, 0.8, 0.8), normalize_with_nonzero_mask=[True])
     done = preprocess([body], None, plan).image[0]
     inside = done[done != 0]
     assert inside.size / done.size == pytest.approx((body.array != 0).mean(), rel=0.1)

@@ -35,8 +35,8 @@ PLAN = parse_plan(
         },
         "preprocessing": {
             "crop_to_foreground": False,
-            "normalize_with_nonzero_mask": False,
-            "ct_normalization": None,
+            "normalize_with_nonzero_mask": [False],
+            "ct_normalization": [None],
         },
         "model": {"in_channels": 1, "out_channels": 2},
         "evaluation": {"organ": {"labels": [1]}},

@@ -62,15 +62,15 @@ def test_the_way_back_is_exact_where_spacing_stays(geometry, data):
     box = tuple(slice(a, a + 2 + (n - a) // 2) for a, n in zip(starts, geometry.shape, strict=True))
     crop = Volume(labels.array[box], geometry.cropped(box))
     turned = canonical(crop)
-    there = resample_labels(turned, turned.geometry.with_spacing(turned.geometry.spacing), 4)
-    back = resample_labels(there, geometry.cropped(box), 4)
+    there = resample_labels(turned, turned.geometry.with_spacing(turned.geometry.spacing))
+    back = resample_labels(there, geometry.cropped(box))
     assert np.array_equal(back.array, crop.array)
 
 
 @given(geometries(high=16))
 def test_the_way_back_onto_the_whole_grid_is_exact_where_spacing_stays(geometry):
     labels = speckled(geometry)
-    back = resample_labels(canonical(labels), geometry, 4)
+    back = resample_labels(canonical(labels), geometry)
     assert np.array_equal(back.array, labels.array)
 
 
@@ -87,8 +87,8 @@ def test_an_image_comes_back_too_where_spacing_stays(geometry):
 def test_the_way_back_from_another_spacing_is_within_one_voxel(geometry, spacing):
     reference = ball(geometry)
     turned = canonical(reference)
-    there = resample_labels(turned, turned.geometry.with_spacing(spacing), 2)
-    back = resample_labels(there, geometry, 2)
+    there = resample_labels(turned, turned.geometry.with_spacing(spacing))
+    back = resample_labels(there, geometry)
     # how far each voxel is from the border of the ball, in units of the longest voxel edges
     edges = np.maximum(turned.geometry.spacing, spacing)
     sampling = np.divide(turned.geometry.spacing, edges)
@@ -104,7 +104,7 @@ def test_the_way_back_from_another_spacing_is_within_one_voxel(geometry, spacing
 def test_a_new_spacing_moves_the_centroid_by_less_than_half_a_voxel(geometry, spacing):
     reference = ball(geometry, 0.45)
     turned = canonical(reference)
-    there = resample_labels(turned, turned.geometry.with_spacing(spacing), 2)
+    there = resample_labels(turned, turned.geometry.with_spacing(spacing))
     if not there.array.any():
         return
     moved = centroid_mm(there) - centroid_mm(reference)
@@ -136,7 +136,7 @@ def test_thin_slices_from_thick_ones_keep_the_air_and_the_label_at_the_border():
     thick = grid((10, 6, 6), (5, 1, 1))
     thin = thick.with_spacing((1, 1, 1))
     air = resample_image(Volume(np.full(thick.shape, -1000, np.float32), thick), thin)
-    label = resample_labels(Volume(np.ones(thick.shape, np.uint8), thick), thin, 2)
+    label = resample_labels(Volume(np.ones(thick.shape, np.uint8), thick), thin)
     assert air.array.shape == label.array.shape == (50, 6, 6)
     assert (air.array == -1000).all()  # also slices 48 and 49
     assert (label.array == 1).all()
@@ -147,7 +147,7 @@ def test_finer_voxels_lose_no_plane_on_any_axis(native):
     coarse = grid((8, 8, 8), (native,) * 3)
     fine = coarse.with_spacing((1, 1, 1))
     image = resample_image(Volume(np.full(coarse.shape, 500, np.float32), coarse), fine)
-    label = resample_labels(Volume(np.full(coarse.shape, 2, np.uint8), coarse), fine, 3)
+    label = resample_labels(Volume(np.full(coarse.shape, 2, np.uint8), coarse), fine)
     assert image.array.shape == (8 * native,) * 3
     np.testing.assert_allclose(image.array, 500, atol=1e-3)
     assert (label.array == 2).all()
@@ -160,7 +160,7 @@ def test_a_constant_image_stays_constant(geometry, spacing, value):
     image = resample_image(Volume(np.full(geometry.shape, value, np.float32), geometry), grid_)
     assert np.unique(image.array).tolist() == [np.float32(value)]
     full = Volume(np.ones(geometry.shape, np.uint8), geometry)
-    assert (resample_labels(full, grid_, 2).array == 1).all()
+    assert (resample_labels(full, grid_).array == 1).all()
 
 
 @settings(max_examples=40)
@@ -168,8 +168,8 @@ def test_a_constant_image_stays_constant(geometry, spacing, value):
 def test_the_last_voxels_come_back_from_any_grid(geometry, spacing):
     # nine voxels of 1 mm make two of 4 mm: the ninth lies beyond them
     full = Volume(np.ones(geometry.shape, np.uint8), geometry)
-    there = resample_labels(full, geometry.with_spacing(spacing), 2)
-    assert (resample_labels(there, geometry, 2).array == 1).all()
+    there = resample_labels(full, geometry.with_spacing(spacing))
+    assert (resample_labels(there, geometry).array == 1).all()
     air = Volume(np.full(geometry.shape, -1000, np.float32), geometry)
     there = resample_image(air, geometry.with_spacing(spacing))
     assert (resample_image(there, geometry).array == -1000).all()
@@ -203,7 +203,7 @@ def test_the_same_grid_with_float_noise_changes_nothing():
     image = textured(geometry)
     assert resample_image(image, noisy).array is image.array
     label = ball(geometry)
-    assert resample_labels(label, noisy, 2).array is label.array
+    assert resample_labels(label, noisy).array is label.array
 
 
 @pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (1.7, 1.3, 0.9)])
@@ -253,7 +253,7 @@ def test_between_thick_slices_nothing_is_interpolated():
 def test_labels_of_thick_slices_are_repeated():
     thick = grid((4, 8, 8), (5, 1, 1))
     array = np.random.default_rng(0).integers(0, 4, thick.shape).astype(np.uint8)
-    there = resample_labels(Volume(array, thick), thick.with_spacing((1, 1, 1)), 4)
+    there = resample_labels(Volume(array, thick), thick.with_spacing((1, 1, 1)))
     assert np.array_equal(there.array, np.repeat(array, 5, axis=0))
 
 
@@ -261,14 +261,14 @@ def test_labels_are_never_mixed():
     geometry = grid((12, 12, 12))
     array = np.zeros(geometry.shape, np.uint8)
     array[:, :, 6:] = 3  # between 0 and 3 lie 1 and 2, which are not there
-    there = resample_labels(Volume(array, geometry), geometry.with_spacing((0.7, 1.3, 0.6)), 4)
+    there = resample_labels(Volume(array, geometry), geometry.with_spacing((0.7, 1.3, 0.6)))
     assert np.unique(there.array).tolist() == [0, 3]
 
 
 def test_doubling_labels_by_hand():
     line = grid((1, 1, 4), (1, 1, 2))
     there = resample_labels(
-        Volume(np.array([[[0, 2, 2, 1]]], np.uint8), line), line.with_spacing((1, 1, 1)), 3
+        Volume(np.array([[[0, 2, 2, 1]]], np.uint8), line), line.with_spacing((1, 1, 1))
     )
     assert there.array.tolist() == [[[0, 0, 2, 2, 2, 2, 1, 1]]]
 
@@ -277,14 +277,14 @@ def test_ties_go_to_the_lowest_class():
     line = grid((1, 1, 2))
     middle = line.with_spacing((1, 1, 2))  # one voxel, centred between the two
     for pair in ([1, 2], [2, 1]):
-        there = resample_labels(Volume(np.array([[pair]], np.uint8), line), middle, 3)
+        there = resample_labels(Volume(np.array([[pair]], np.uint8), line), middle)
         assert there.array.tolist() == [[[1]]]
 
 
 def test_many_classes_keep_their_type():
     geometry = grid((1, 15, 20))
     array = np.arange(300, dtype=np.uint16).reshape(geometry.shape)
-    there = resample_labels(Volume(array, geometry), geometry.with_spacing((1, 0.5, 0.5)), 300)
+    there = resample_labels(Volume(array, geometry), geometry.with_spacing((1, 0.5, 0.5)))
     assert there.array.dtype == np.uint16
     assert np.array_equal(there.array[:, ::2, ::2], array)
 
@@ -317,7 +317,7 @@ def test_real_label_maps_come_back_exactly(shared, name):
     crop = Volume(to_indices(few, values), reference.geometry.cropped(box))
     turned = canonical(crop)
     assert turned.geometry.to_lps() == ((0, 1, 2), (False, False, False))
-    back = resample_labels(turned, crop.geometry, len(values))
+    back = resample_labels(turned, crop.geometry)
     assert np.array_equal(back.array, crop.array)
 
 

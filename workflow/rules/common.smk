@@ -27,7 +27,7 @@ from mist_core.config import Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
 from mist_core.errors import DataError
-from mist_core.files import read_json, read_rows
+from mist_core.files import parts_of, read_json, read_rows
 from mist_core.folds import deal_folds
 from mist_core.lease import gpu_pool
 from mist_core.plan import part_read_by
@@ -224,7 +224,8 @@ def chunks():
 def small_enough(n_cases):
     """As many cases as add up to a few megabytes without leaving a core idle."""
     files = [path for case in CASES.values() for path in case.images if path.exists()]
-    mean_mb = sum(path.stat().st_size for path in files) / 1e6 / max(len(CASES), 1)
+    sizes = [part.stat().st_size for path in files for part in parts_of(path)]
+    mean_mb = sum(sizes) / 1e6 / max(len(CASES), 1)
     by_size = CHUNK_MB / max(mean_mb, CHUNK_MB / LARGEST_CHUNK)
     workers = CORES or workflow.resource_settings.nodes or 1
     return max(1, min(int(by_size), math.ceil(n_cases / workers)))
