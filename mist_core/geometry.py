@@ -11,10 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Largest deviation of the axes from right angles, as the cosine of their angle, that is taken for
-# noise: about one degree. A tilted gantry is more.
-SKEW = 0.02
-
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from mist_core.errors import DataError
 from mist_core.files import replacing
-from mist_core.geometry import SKEW, Geometry
+from mist_core.geometry import Geometry
 
 log = logging.getLogger(__name__)
 LARGEST_LABEL = 65535
 NOISE_OF_HEADERS = 1e-4  # cosine between axes up to which they are at right angles
+SKEW = 0.02  # and up to which they are taken to be: about one degree; a tilted gantry is more
 UNEVEN_SLICES = 0.01  # of the distance of slices, up to which they are evenly spaced
 NIFTI1_HEADER_SIZE = 348
 NIFTI1_TYPES = {  # code in the header: NumPy's name

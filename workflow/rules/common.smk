@@ -206,6 +206,7 @@ PLAN_OF = {
 GRID_OF = {
     name: f"{name}/" if CONFIG.has_own_arrays(name) else "" for name in EXPERIMENTS
 }
+GRIDS_OF_ARRAYS = sorted(set(GRID_OF.values()))
 GRIDS = {"", *PLAN_OF.values(), *GRID_OF.values()}
 
 
@@ -413,7 +414,7 @@ def all_settled_with_tests(wildcards):
 
 def gathered(name):
     """What the arrays of all cases hold, on every grid."""
-    return [f"{CONFIG.numpy}/{grid}{name}" for grid in sorted(set(GRID_OF.values()))]
+    return [f"{CONFIG.numpy}/{grid}{name}" for grid in GRIDS_OF_ARRAYS]
 
 
 def script(name):
@@ -563,15 +564,13 @@ def analysis():
 def grids():
     """What mist_preprocess is for."""
     tests = gathered("test/arrays.json") if TEST_CHUNKS else []
-    made = manifests("preprocess/{grid}", CHUNKS, grid=sorted(set(GRID_OF.values())))
+    made = manifests("preprocess/{grid}", CHUNKS, grid=GRIDS_OF_ARRAYS)
     return gathered("arrays.json") + tests + made
 
 
 def tests_on_grids():
     """What became of the test cases in preprocessing, which is left to later stages to tell."""
-    return manifests(
-        "preprocess/{grid}", TEST_CHUNKS, grid=sorted(set(GRID_OF.values()))
-    )
+    return manifests("preprocess/{grid}", TEST_CHUNKS, grid=GRIDS_OF_ARRAYS)
 
 
 def results():
