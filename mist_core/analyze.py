@@ -3,6 +3,7 @@
 The numbers are MIST's; per-axis values are in array order here and in (x, y, z) in the files.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
@@ -14,14 +15,15 @@ from numpy.typing import NDArray
 
 from mist_core import __version__
 from mist_core.config import Analyze, array_order
-from mist_core.dataset import Case, Dataset
-from mist_core.errors import DataError, raise_all
-from mist_core.geometry import Box, Geometry, Shape, Triple, box_of, union_box
+from mist_core.dataset import Case, Dataset, Found, problems_of_number
+from mist_core.errors import WHOLE, DataError, merged_problems
+from mist_core.geometry import Box, Shape, Triple, box_of, union_box
 from mist_core.intensity import HIGHEST_HU, LOWEST_HU, foreground_box
 from mist_core.io import Volume, read_image, read_labels
 from mist_core.plan import Plan
 from mist_core.resample import ANISOTROPY
 from mist_core.topology import divisor
+from mist_core.verify import misplaced, problems_of_headers
 
 CROP_FROM = 0.20  # crop when that removes this share of the volume on average
 ZEROS_FROM = 0.20  # zero is background when this share of the voxels is zero on average
@@ -54,6 +56,7 @@ class Fingerprint:
     nonzero_fractions: tuple[float, ...] = ()  # of the voxels, one per channel
     label_counts: Mapping[int, int] | None = None
     intensities: tuple[Moments, ...] = ()  # inside any label, one per channel
+    voxels: str = ""  # a short key of all channels: equal for copies of a case
 
 
 def fingerprint(case: Case) -> Fingerprint:
@@ -65,13 +68,13 @@ def fingerprint(case: Case) -> Fingerprint:
     problems: list[str] = []
     volumes: list[Volume] = []
     assert case.mask is not None
-    for path in (*case.images, case.mask):
+    for path in case.files:
         try:
             volumes.append(read_labels(path) if path is case.mask else read_image(path))
         except DataError as error:
             problems.append(str(error))
-    if not problems:
-        problems = _misplaced(case, [v.geometry for v in volumes])
+    problems = problems or misplaced(case.files, [v.geometry for v in volumes])
+    problems = problems or _blank(case, volumes)
     if problems:
         return Fingerprint(case.id, tuple(problems))
 
@@ -93,30 +96,33 @@ def fingerprint(case: Case) -> Fingerprint:
         nonzero_fractions=tuple(float(np.count_nonzero(i.array) / i.array.size) for i in images),
         label_counts={int(v): int(n) for v, n in zip(values, counts, strict=True)},
         intensities=tuple(_moments(image.array[mask.array > 0][::CT_STRIDE]) for image in images),
+        voxels=_key([image.array for image in images]),
     )
+
+
+def _blank(case: Case, volumes: Sequence[Volume]) -> list[str]:
+    """A problem when no channel shows anything. One that is filled with zeros may be missing."""
+    images = [volume.array for volume in volumes[: len(case.images)]]
+    if any(image.min() < image.max() for image in images):
+        return []
+    return [
+        f"{case.images[0]}: expected an image, found {images[0].flat[0]:g} in every voxel"
+        f"{' of all channels' if len(images) > 1 else ''}. Export it again."
+    ]
+
+
+def _key(arrays: Sequence[NDArray[Any]]) -> str:
+    """A short key of images, from one voxel in seven: enough to know a copy, in less time."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(np.ascontiguousarray(array.ravel()[::7]).data)
+    return total.hexdigest()[:16]
 
 
 def _growth_mm(inner: Box, outer: Box, spacing: Triple) -> float:
     """The largest distance between the faces of a box and those of a box around it."""
     sides = zip(inner, outer, spacing, strict=True)
     return max(float(max(i.start - o.start, o.stop - i.stop)) * edge for i, o, edge in sides)
-
-
-def _misplaced(case: Case, geometries: list[Geometry]) -> list[str]:
-    *images, mask = geometries
-    problems = []
-    for path, geometry in zip(case.images, images, strict=True):
-        if not geometry.matches(mask):
-            distance = (
-                f"{geometry.distance_mm(mask):.3g} mm apart"
-                if geometry.shape == mask.shape
-                else "different sizes"
-            )
-            problems.append(
-                f"{path}: expected the grid of its mask {case.mask} ({mask}), found {geometry}: "
-                f"{distance}. Resample one onto the other, or mend the header."
-            )
-    return problems
 
 
 def _moments(sample: NDArray[np.float32]) -> Moments:
@@ -160,12 +166,7 @@ def _turned(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze) -> Plan:
-    """Merge fingerprints into a plan.
-
-    Raises one DataError with every problem of every case: unreadable or misplaced files, labels
-    that the dataset does not declare.
-    """
-    raise_all(_problems(prints, dataset), f"{dataset.path}")
+    """Merge fingerprints of cases without problems into a plan."""
     spacing = (
         target_spacing([p.spacing for p in prints])
         if settings.target_spacing == "auto"
@@ -223,23 +224,101 @@ def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze
     )
 
 
-def _problems(prints: Sequence[Fingerprint], dataset: Dataset) -> list[str]:
-    problems = [problem for p in prints for problem in p.problems]
+def judge(
+    prints: Sequence[Fingerprint],
+    dataset: Dataset,
+    found: Found,
+    settings: Analyze,
+    folds: Mapping[str, int],
+    patients: Mapping[str, str],
+) -> tuple[dict[str, list[str]], bool]:
+    """All problems of a dataset by id, and whether they stop the run.
+
+    Headers of test cases do not: such a case fails alone. With ``verify: drop`` bad cases do only
+    where too little is left without them.
+    """
+    drop = settings.verify == "drop"
+    problems = merged_problems(
+        found.problems,
+        problems_of(prints, dataset, settings.empty_masks, patients),
+    )
+    good = [p for p in prints if p.id not in problems]
+    bad = problems.keys() & set(dataset.train_ids())
+    whole = problems_of_number(dataset, len(good) + (0 if drop else len(bad)), settings.folds)
+    if not whole and (drop or not problems):
+        whole = _empty_folds(good, dataset, settings.folds, folds) + _unused_labels(good, dataset)
+    stops = bool(whole) or (bool(problems) and not drop)
+    of_tests = problems_of_headers(list(found.test.values()))
+    return merged_problems(problems, of_tests, {WHOLE: whole} if whole else {}), stops
+
+
+def problems_of(
+    prints: Sequence[Fingerprint],
+    dataset: Dataset,
+    empty_masks: bool = False,
+    patients: Mapping[str, str] | None = None,
+) -> dict[str, list[str]]:
+    """All that is wrong with the training cases, by id: what their fingerprints found, labels that
+    the dataset does not declare, label maps without labels (unless they are meant to be), and
+    copies of another case that are not of the same patient.
+    """
+    problems: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
     for p in prints:
-        odd = sorted(set(p.label_counts or ()) - set(dataset.labels))
-        if odd:
-            counts = ", ".join(f"{v} ({(p.label_counts or {})[v]} voxels)" for v in odd)
-            problems.append(
-                f"{dataset.case(p.id).mask}: expected labels among {list(dataset.labels)}, "
-                f"found {counts}. Mend the label map, or add the label to {dataset.path}."
+        found = list(p.problems) or _problems_of_labels(p, dataset, empty_masks)
+        twin = first.setdefault(p.voxels, p.id) if p.voxels else p.id
+        same = (patients or {}).get(twin, twin) == (patients or {}).get(p.id, p.id)
+        if not same:
+            found.append(
+                f"{dataset.case(p.id).images[0]}: expected images of its own for {p.id}, found "
+                f"those of {twin}. Take one of them out: a model would be tested on what it has "
+                "learnt. Or give both one patient in analyze.case_table."
             )
-    seen = {v for p in prints for v in p.label_counts or ()}
-    if not problems and (never := sorted(set(dataset.labels) - seen - {0})):
-        problems.append(
-            f"{dataset.path}: expected every label in some training case, found none with "
-            f"{', '.join(map(str, never))}. Take unused labels out of labels."
-        )
+        if found:
+            problems[p.id] = found
     return problems
+
+
+def _problems_of_labels(p: Fingerprint, dataset: Dataset, empty_masks: bool) -> list[str]:
+    counts = p.label_counts or {}
+    if odd := sorted(set(counts) - set(dataset.labels)):
+        found = ", ".join(f"{v} ({counts[v]} voxels)" for v in odd)
+        return [
+            f"{dataset.case(p.id).mask}: expected labels among {list(dataset.labels)}, found "
+            f"{found}. Mend the label map, or add the label to {dataset.path}."
+        ]
+    if set(counts) <= {0} and not empty_masks:
+        return [
+            f"{dataset.case(p.id).mask}: expected labels, found background only. Draw them; or, if "
+            "there is nothing to draw in this case, set analyze.empty_masks to true."
+        ]
+    return []
+
+
+def _empty_folds(
+    prints: Sequence[Fingerprint], dataset: Dataset, n_folds: int, folds: Mapping[str, int]
+) -> list[str]:
+    """A problem when a fold holds no case: nothing would be predicted by its model."""
+    empty = sorted(set(range(n_folds)) - {folds[p.id] for p in prints})
+    if not empty:
+        return []
+    return [
+        f"{dataset.path}: expected a case in each of {n_folds} folds, found none in fold "
+        f"{', '.join(map(str, empty))}. Add cases or patients, lower analyze.folds, or mend the "
+        "folds in analyze.case_table or folds.json."
+    ]
+
+
+def _unused_labels(prints: Sequence[Fingerprint], dataset: Dataset) -> list[str]:
+    """A problem when a label of the dataset is in none of its cases."""
+    seen = {v for p in prints for v in p.label_counts or ()}
+    never = sorted(set(dataset.labels) - seen - {0})
+    if not never:
+        return []
+    return [
+        f"{dataset.path}: expected every label in some training case, found none with "
+        f"{', '.join(map(str, never))}. Take unused labels out of labels."
+    ]
 
 
 def target_spacing(spacings: Sequence[Triple]) -> Triple:

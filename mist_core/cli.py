@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -29,6 +29,7 @@ from mist_core.errors import DataError
 from mist_core.files import parts_of, read_json, write_json
 
 log = logging.getLogger(__name__)
+LEFT_OUT = "left_out"  # in a manifest: a case that the plan leaves out, with the reason
 STOPPED = "stopped: the same command goes on from here"
 _claimed: list[IO[str]] = []  # open files: closing one would give up its folder
 
@@ -101,11 +102,15 @@ def claim(*folders: str) -> None:
 
 
 def show_summary(results: str) -> None:
-    """Print the table of the results, and where to look, at the end of a run."""
+    """Print at the end of a run: the table of its results, where to look, what was left out."""
     path, lock = Path(results) / "summary.txt", Path(results) / ".lock"
     # The lock was written when the run began: an older summary is of other results.
     if path.exists() and path.stat().st_mtime >= lock.stat().st_mtime:
         sys.stdout.write(f"\n{path.read_text()}\nReport: {path.with_name('report.html')}\n")
+    plan = path.with_name("config.json")
+    if left_out := plan.exists() and read_json(plan).get("left_out"):
+        table = path.with_name("problems.csv")
+        sys.stdout.write(f"\nLeft out: {', '.join(left_out)}. What is wrong: {table}\n")
 
 
 @contextmanager
@@ -157,13 +162,18 @@ class CaseWork:
     compute: Callable[[str, Path], None]
 
 
-def do_asked(work: CaseWork, args: argparse.Namespace, workers: int = 1) -> None:
+def do_asked(
+    work: CaseWork,
+    args: argparse.Namespace,
+    workers: int = 1,
+    left_out: Mapping[str, str] | None = None,
+) -> None:
     """``do_cases`` for the arguments of a ``case_parser``."""
     sources = [path.read_text(encoding="utf-8") for path in args.tracked]
     if sources:
         own = work.key
         work = replace(work, key=lambda case: digest(own(case), sources))
-    do_cases(work, args.case, args.output, args.manifest, args.after, workers)
+    do_cases(work, args.case, args.output, args.manifest, args.after, workers, left_out)
 
 
 def again() -> str:
@@ -182,25 +192,28 @@ def do_cases(
     manifest: Path | None = None,
     after: Path | None = None,
     workers: int = 1,
+    left_out: Mapping[str, str] | None = None,
 ) -> None:
     """Do those cases that are not done yet, or were done from something else.
 
-    A case that fails does not stop the others, nor does one that failed in the stage ``after``
-    which this one comes; what either left earlier is removed. With a manifest all failures are
-    written there, else they are raised together at the end. What is no DataError is raised as it
-    is, after the others were done. More than one worker: in processes.
+    A case that fails does not stop the others, nor does one that failed, or was left out, in the
+    stage ``after`` which this one comes; ``left_out`` names those that are left out from here on,
+    and why. What any of them left earlier is removed. With a manifest all failures are written
+    there, else they are raised together at the end. What is no DataError is raised as it is, after
+    the others were done. More than one worker: in processes.
     """
-    failed_before = failures(read_json(after)) if after else {}
-    to_do = [case for case in cases if case not in failed_before]
+    ended = {case: {LEFT_OUT: reason} for case, reason in (left_out or {}).items()}
+    if after:
+        ended |= without_files(read_json(after))
+    to_do = [case for case in cases if case not in ended]
     with alone(manifest) if manifest else nullcontext():
-        for case in failed_before:
+        for case in ended.keys() & set(cases):
             _remove(work, output, case)
         states = dict(zip(to_do, _each(partial(_try, work, output), to_do, workers), strict=True))
     for state in states.values():
         if isinstance(state, Exception):
             raise state
-    states |= {case: {"error": failed_before[case]} for case in cases if case in failed_before}
-    made = {"folder": str(output), "cases": {case: states[case] for case in cases}}
+    made = {"folder": str(output), "cases": {case: (states | ended)[case] for case in cases}}
     if manifest:
         write_json(manifest, made)
     elif failed := failures(made):
@@ -210,6 +223,15 @@ def do_cases(
 def failures(made: dict[str, Any]) -> dict[str, str]:
     """Case to message, for the cases of a manifest that failed."""
     return {c: state["error"] for c, state in made["cases"].items() if "error" in state}
+
+
+def without_files(made: dict[str, Any]) -> dict[str, Any]:
+    """Case to state, for the cases of a manifest that failed or were left out."""
+    return {
+        case: {key: state[key] for key in ("error", LEFT_OUT) if key in state}
+        for case, state in made["cases"].items()
+        if "error" in state or LEFT_OUT in state
+    }
 
 
 def _each(function: Callable[[str], Any], cases: Sequence[str], workers: int) -> list[Any]:

@@ -52,6 +52,12 @@ class Analyze(Section):
         description="CSV with a column id, and fold, patient or both: a fold given here is kept, "
         "the cases of a patient share a fold",
     )
+    verify: Literal["strict", "drop"] = Field(
+        "strict", description="what bad cases do: stop the run, all named, or are left out"
+    )
+    empty_masks: bool = Field(
+        False, description="whether a training case may have no label: nothing to find in it"
+    )
     target_spacing: Auto | tuple[Positive, Positive, Positive] = Field(
         "auto", description="mm, (x, y, z); auto: median over the training cases"
     )
@@ -187,7 +193,12 @@ SECTIONS: dict[str, type[Section]] = {
     "train": Train,
     "predict": Predict,
 }
-OF_THE_DATASET = ("folds", "case_table")  # the same for all experiments: they are compared
+OF_THE_DATASET = (
+    "folds",
+    "case_table",
+    "verify",
+    "empty_masks",
+)  # the same for all experiments: they are compared
 OF_THE_PATCH = ("patch_size", "patch_voxels")  # part of the plan that the arrays do not depend on
 
 

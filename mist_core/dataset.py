@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mist_core.errors import DataError, raise_all
+from mist_core.errors import WHOLE, DataError, raise_all
 from mist_core.files import read_json
 
 MODALITIES = ("ct", "mr", "other")
@@ -30,6 +30,24 @@ class Case:
     id: str
     images: tuple[Path, ...]  # one per channel, in the order of Dataset.channels
     mask: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The channels in order, then the label map if there is one."""
+        return (*self.images, *([self.mask] if self.mask else []))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The cases whose files are all there, by id, and what is wrong with the others."""
+
+    train: dict[str, Case]
+    test: dict[str, Case]
+    problems: dict[str, list[str]]  # by id
+
+    def number(self) -> int:
+        """Of all cases, good or bad."""
+        return len(self.train) + len(self.test) + len(self.problems)
 
 
 @dataclass(frozen=True)
@@ -130,10 +148,9 @@ def _folders(root: Path | None) -> list[str]:
 
 
 def _existing(case: Case) -> Case:
-    files = [*case.images, *([case.mask] if case.mask else [])]
     missing = [
         f"{path}: expected a file, found none. Restore it, or take it out of dataset.json."
-        for path in files
+        for path in case.files
         if not path.exists()
     ]
     if missing:
@@ -311,37 +328,56 @@ def _listed(path: Path, key: str, entries: Any, problems: list[str]) -> dict[str
     return cases
 
 
-def find_cases(
-    dataset: Dataset, limit: int | None, folds: int
-) -> tuple[dict[str, Case], dict[str, Case]]:
-    """All training cases (the first ``limit`` by id) and all test cases, by id.
+def find_cases(dataset: Dataset, limit: int | None = None) -> Found:
+    """Look for the files of all training cases (the first ``limit`` by id) and all test cases.
 
-    Raises one DataError with every missing or unclear file, every id that cannot be used, and too
-    few cases for the folds.
+    A case with a missing or unclear file, or with an id that cannot be used, is a problem and none
+    of the cases.
     """
     train_ids, test_ids = dataset.train_ids()[:limit], dataset.test_ids()
-    problems = [
-        f"{dataset.path}: expected different ids for training and test, found {case_id!r} in both. "
-        "Rename one."
-        for case_id in sorted(set(train_ids) & set(test_ids))
-    ]
+    in_both = set(train_ids) & set(test_ids)
     cases: dict[str, Case] = {}
-    for case_id in train_ids + test_ids:
+    problems: dict[str, list[str]] = {}
+    owners: dict[Path, str] = {}
+    for case_id in dict.fromkeys(train_ids + test_ids):
         odd = case_id.startswith("-") or any(c in case_id for c in "{}\n\t")
-        if case_id in RESERVED_IDS or odd:
-            problems.append(
+        if case_id in (*RESERVED_IDS, WHOLE) or odd:
+            problems[case_id] = [
                 f"{dataset.path}: expected an id without braces or leading dash that is none of "
                 f"{', '.join(RESERVED_IDS)}, found {case_id!r}. Rename the case."
-            )
-        try:
-            cases[case_id] = dataset.case(case_id)
-        except DataError as error:
-            problems.extend(str(error).splitlines())
-    if len(train_ids) < folds:
-        fewer = f" or set analyze.folds to {len(train_ids)}" if len(train_ids) > 1 else ""
-        problems.append(
-            f"{dataset.path}: expected at least {folds} training cases for {folds} folds, "
-            f"found {len(train_ids)}. Add cases{fewer}."
-        )
-    raise_all(problems, "dataset")
-    return {i: cases[i] for i in train_ids}, {i: cases[i] for i in test_ids}
+            ]
+        elif case_id in in_both:
+            problems[case_id] = [
+                f"{dataset.path}: expected different ids for training and test, found {case_id!r} "
+                "in both. Rename one."
+            ]
+        else:
+            try:
+                cases[case_id] = dataset.case(case_id)
+            except DataError as error:
+                problems[case_id] = str(error).splitlines()
+                continue
+            shared = [f for f in cases[case_id].files if owners.setdefault(f, case_id) != case_id]
+            if shared:
+                problems[case_id] = [
+                    f"{file}: expected a file of {case_id} alone, found that of {owners[file]}. "
+                    f"Mend {dataset.path}."
+                    for file in shared
+                ]
+                del cases[case_id]
+    return Found(
+        {i: cases[i] for i in train_ids if i in cases},
+        {i: cases[i] for i in test_ids if i in cases},
+        problems,
+    )
+
+
+def problems_of_number(dataset: Dataset, n_cases: int, folds: int) -> list[str]:
+    """Too few training cases for the folds."""
+    if n_cases >= folds:
+        return []
+    fewer = f" or set analyze.folds to {n_cases}" if n_cases > 1 else ""
+    return [
+        f"{dataset.path}: expected at least {folds} training cases for {folds} folds, "
+        f"found {n_cases}. Add cases{fewer}."
+    ]

@@ -5,7 +5,7 @@ Two channels, labels 0, 1, 2 and 4 (3 is missing on purpose), ten training and t
 
 from pathlib import Path
 
-from mist_core.dataset import Case
+from mist_core.dataset import Case, Found
 
 TRAIN_IDS = tuple(f"demo_{n:02d}" for n in range(1, 11))
 TEST_IDS = tuple(f"test_{n:02d}" for n in range(1, 3))
@@ -32,7 +32,7 @@ FACTS = {
 }
 
 
-def demo_cases(folder: Path) -> tuple[dict[str, Case], dict[str, Case]]:
+def demo_cases(folder: Path) -> Found:
     """The training and the test cases that will lie in ``folder`` once they are made."""
 
     def case(part: str, case_id: str) -> Case:
@@ -41,4 +41,4 @@ def demo_cases(folder: Path) -> tuple[dict[str, Case], dict[str, Case]]:
         return Case(case_id, tuple(home / f"{c}.nii.gz" for c in CHANNELS), mask)
 
     train = {i: case("train", i) for i in TRAIN_IDS}
-    return train, {i: case("test", i) for i in TEST_IDS}
+    return Found(train, {i: case("test", i) for i in TEST_IDS}, {})

@@ -1,8 +1,9 @@
-"""The one exception whose message is written for the user."""
+"""The one exception whose message is written for the user, and tables of many such messages."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -18,6 +19,40 @@ def raise_all(problems: Sequence[str], heading: str) -> None:
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise DataError(f"{heading}: {count}\n" + "\n".join(f"  {line}" for line in problems))
+
+
+Problems = Mapping[str, Sequence[str]]  # by id of the case
+WHOLE = "(dataset)"  # in place of an id: what is wrong with all cases together
+
+
+def merged_problems(*found: Problems) -> dict[str, list[str]]:
+    """Problems from several places, by id; those of the dataset as a whole come first."""
+    names = sorted({name for each in found for name in each}, key=lambda n: (n != WHOLE, n))
+    return {name: [line for each in found for line in each.get(name, ())] for name in names}
+
+
+def table_of(problems: Problems, source: Path, n_cases: int) -> str:
+    """One line for each problem, behind the id of its case."""
+    lines = [(name, line) for name, own in problems.items() for line in own]
+    width = max(len(name) for name in problems)
+    bad = len(problems.keys() - {WHOLE})
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    return "\n".join(
+        [
+            f"{source}: {count}, in {bad} of {n_cases} cases",
+            *(f"  {name:{width}}  {line}" for name, line in lines),
+        ]
+    )
+
+
+def rows_of(problems: Problems) -> list[dict[str, str]]:
+    """The same for a CSV: id, file, problem."""
+    rows = []
+    for name, lines in problems.items():
+        for line in lines:
+            file, _, problem = line.partition(": expected ")
+            rows.append({"id": name, "file": file, "problem": f"expected {problem}"})
+    return rows
 
 
 # The words of a user for the kinds of mistakes that pydantic finds; {} is filled from its context.

@@ -94,7 +94,7 @@ def read_labels(path: Path) -> Volume:
         odd = array[~(np.isfinite(array) & (array == np.rint(array)))]
         raise DataError(
             f"{path}: expected whole-number labels, found {odd.size} voxels such as {odd[0]}. "
-            "A label map must not be interpolated or normalised."
+            "Restore the label map that was drawn: it must not be interpolated or normalised."
         )
     low, high = array.min(), array.max()
     if low < 0 or high > LARGEST_LABEL:

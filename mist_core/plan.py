@@ -4,6 +4,7 @@ Per-axis values in the file are (x, y, z); the properties of ``Plan`` give them 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ class Plan(_Part):
     preprocessing: Preprocessing
     model: ModelSize
     evaluation: dict[str, ClassLabels]
+    left_out: dict[str, str] = {}  # bad cases by id, and what is wrong with them
     analysis: Analysis = Analysis()
 
     @property
@@ -131,6 +133,11 @@ def parse_plan(fields: Any, source: str) -> Plan:
             f"{source}: expected a plan written by analyze, found mistakes in: {places}. "
             "Delete the file to have it made again."
         ) from error
+
+
+def left_out_of(plan: dict[str, Any], cases: Sequence[str]) -> dict[str, str]:
+    """Which of the cases a plan leaves out, and why."""
+    return {case: plan["left_out"][case] for case in cases if case in plan["left_out"]}
 
 
 def part_read_by(stage: str, plan: dict[str, Any]) -> str:

@@ -19,13 +19,13 @@ from mist_core.analyze import (
     fingerprint,
     fingerprint_from_json,
     fingerprint_to_json,
+    judge,
     make_plan,
     median_size,
     target_spacing,
 )
 from mist_core.config import Analyze
-from mist_core.dataset import Case, Dataset
-from mist_core.errors import DataError
+from mist_core.dataset import Case, Dataset, Found
 from mist_core.geometry import Geometry
 from mist_core.io import Volume, write_volume
 from mist_core.plan import Plan, parse_plan
@@ -145,7 +145,7 @@ def test_a_shifted_image_is_named_with_the_distance(tmp_path):
     image, mask = bright_ball(grid((10, 10, 10)))
     case = stored(tmp_path, "a", [image, shifted(image, 1.5)], mask)
     (problem,) = fingerprint(case).problems
-    assert problem.startswith(f"{case.images[1]}: expected the grid of its mask {case.mask}")
+    assert problem.startswith(f"{case.images[1]}: expected the grid of {case.images[0]}")
     assert "1.5 mm apart" in problem
 
 
@@ -433,7 +433,7 @@ def test_what_the_user_sets_is_xyz_and_wins(tmp_path):
 
 def described(tmp_path, cases):
     """A dataset whose cases have masks of the given names, for messages."""
-    listed = {c: Case(c, (), tmp_path / f"{c}.nii.gz") for c in cases}
+    listed = {c: Case(c, (tmp_path / f"{c}.nii.gz",), tmp_path / f"{c}.nii.gz") for c in cases}
     for case in listed.values():
         case.mask.touch()
     fields = dataset(tmp_path)
@@ -441,24 +441,112 @@ def described(tmp_path, cases):
                    labels=(0, 1), final_classes={"a": (1,)}, train_files=listed)  # fmt: skip
 
 
+def judged(prints, dataset, problems=None, dealt=None, patients=None, **choices):
+    """Problems by id, and whether they stop, of fingerprints in as many folds."""
+    settings = Analyze(**{"folds": 2} | choices)
+    found = Found({p.id: None for p in prints}, {}, problems or {})
+    dealt = dealt or {p.id: number % settings.folds for number, p in enumerate(prints)}
+    return judge(prints, dataset, found, settings, dealt, patients or {})
+
+
 def test_all_problems_of_all_cases_come_together(tmp_path):
     prints = [
         print_of("a", problems=("a.nii.gz: expected a file, found none.", "b: also bad")),
         print_of("c"),
         print_of("d", label_counts={0: 5, 1: 6, 7: 2, 300: 9}),
+        print_of("e", label_counts={0: 5}),
     ]
-    with pytest.raises(DataError) as caught:
-        make_plan(prints, described(tmp_path, "acd"), Analyze())
-    message = str(caught.value)
-    assert "3 problems" in message
-    assert "a.nii.gz: expected a file" in message
-    assert f"{tmp_path / 'd.nii.gz'}: expected labels among [0, 1], " in message
-    assert "found 7 (2 voxels), 300 (9 voxels)" in message
+    problems, stops = judged(prints, described(tmp_path, "acde"), {"f": ["f: no file"]})
+    assert stops
+    assert list(problems) == ["a", "d", "e", "f"]
+    assert problems["a"] == ["a.nii.gz: expected a file, found none.", "b: also bad"]
+    assert f"{tmp_path / 'd.nii.gz'}: expected labels among [0, 1], " in problems["d"][0]
+    assert "found 7 (2 voxels), 300 (9 voxels)" in problems["d"][0]
+    assert "found background only" in problems["e"][0]
+
+
+def test_bad_cases_are_left_out_where_that_is_asked_for(tmp_path):
+    prints = [print_of(i) for i in "abc"] + [print_of("d", problems=("d: bad",))]
+    data = described(tmp_path, "abcd")
+    assert judged(prints, data) == ({"d": ["d: bad"]}, True)
+    assert judged(prints, data, verify="drop") == ({"d": ["d: bad"]}, False)
+
+
+@pytest.mark.parametrize("n_good", [0, 1])
+def test_too_few_good_cases_stop_the_run_also_where_bad_ones_are_left_out(tmp_path, n_good):
+    prints = [*[print_of("a")][:n_good], print_of("b", problems=("b: bad",))]
+    data = described(tmp_path, "ab")
+    problems, stops = judged(prints, data, verify="drop")
+    assert stops
+    assert list(problems) == ["(dataset)", "b"]
+    assert f"at least 2 training cases for 2 folds, found {n_good}" in problems["(dataset)"][0]
+
+
+def test_fewer_cases_than_folds_are_one_clear_line(tmp_path):
+    problems, stops = judged([print_of("a"), print_of("b")], described(tmp_path, "ab"), folds=3)
+    assert stops
+    assert problems == {
+        "(dataset)": [
+            f"{tmp_path / 'dataset.json'}: expected at least 3 training cases for 3 folds, found "
+            "2. Add cases or set analyze.folds to 2."
+        ]
+    }
+
+
+def test_cases_that_are_to_be_mended_count_for_the_folds(tmp_path):
+    prints = [print_of("a"), print_of("b", problems=("b: bad",))]
+    problems, _ = judged(prints, described(tmp_path, "ab"))
+    assert list(problems) == ["b"]
+
+
+def test_a_fold_without_a_case_is_refused(tmp_path):
+    prints = [print_of(i) for i in "abc"]
+    problems, stops = judged(prints, described(tmp_path, "abc"), dealt={"a": 0, "b": 0, "c": 0})
+    assert stops
+    assert "found none in fold 1" in problems["(dataset)"][0]
+
+
+def test_a_case_without_labels_may_be_meant(tmp_path):
+    prints = [print_of("a"), print_of("b"), print_of("c", label_counts={0: 5})]
+    data = described(tmp_path, "abc")
+    assert "set analyze.empty_masks to true" in judged(prints, data)[0]["c"][0]
+    assert judged(prints, data, empty_masks=True) == ({}, False)
+
+
+def test_a_copy_of_a_case_is_told_unless_it_is_of_the_same_patient(tmp_path):
+    prints = [print_of("a", voxels="x"), print_of("b", voxels="y"), print_of("c", voxels="x")]
+    data = described(tmp_path, "abc")
+    problems, _ = judged(prints, data)
+    assert list(problems) == ["c"]
+    assert "found those of a" in problems["c"][0]
+    patients = {"a": "p", "b": "q", "c": "p"}
+    assert judged(prints, data, patients=patients) == ({}, False)
 
 
 def test_a_label_that_no_case_has_is_reported(tmp_path):
-    with pytest.raises(DataError, match="found none with 2, 4"):
-        make_plan([print_of()], dataset(tmp_path, labels=(0, 1, 2, 4)), Analyze())
+    prints = [print_of("a"), print_of("b")]
+    problems, stops = judged(prints, dataset(tmp_path, labels=(0, 1, 2, 4)))
+    assert stops
+    assert "found none with 2, 4" in problems["(dataset)"][0]
+
+
+def test_an_image_that_shows_nothing_is_a_problem(tmp_path):
+    image, mask = bright_ball(grid((8, 8, 8)))
+    blank = Volume(np.full_like(image.array, -1000), image.geometry)
+    (problem,) = fingerprint(stored(tmp_path, "a", [blank], mask)).problems
+    assert "found -1000 in every voxel" in problem
+    # A channel of zeros may be one that was not acquired.
+    assert fingerprint(stored(tmp_path, "b", [image, blank], mask)).problems == ()
+
+
+def test_a_copy_has_the_key_of_its_original(tmp_path):
+    image, mask = bright_ball(grid((8, 8, 8)))
+    other = Volume(image.array + 1, image.geometry)
+    one, same, different = (
+        fingerprint(stored(tmp_path, name, [i], mask)).voxels
+        for name, i in (("a", image), ("b", image), ("c", other))
+    )
+    assert one == same != different
 
 
 def test_a_label_that_one_case_lacks_is_fine(tmp_path):

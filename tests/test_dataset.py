@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_core.dataset import Case, find_cases, read_dataset
+from mist_core.dataset import Case, find_cases, problems_of_number, read_dataset
 from mist_core.demo import DESCRIPTION, demo_cases
 from mist_core.errors import DataError
 
@@ -112,18 +112,19 @@ def test_ids_with_leading_zeros_stay_different(tmp_path):
     ids = ["001", "01", "1", "1.0", "1e3"]
     dataset = read_dataset(make(tmp_path, cases=ids))
     assert dataset.train_ids() == sorted(ids)
-    train, _ = find_cases(dataset, None, folds=5)
+    train = find_cases(dataset).train
     assert len({case.mask for case in train.values()}) == 5
 
 
 def test_test_cases_have_images_and_no_mask(tmp_path):
     make(tmp_path, cases=["x", "y"], files=FILES[:2], part="test")
     dataset = read_dataset(make(tmp_path, **{"test-data": "test"}))
-    train, test = find_cases(dataset, None, folds=5)
-    assert list(train) == ["a", "b", "c", "d", "e"]
-    assert list(test) == ["x", "y"]
-    assert test["x"].mask is None
-    assert len(test["x"].images) == 2
+    found = find_cases(dataset)
+    assert list(found.train) == ["a", "b", "c", "d", "e"]
+    assert list(found.test) == ["x", "y"]
+    assert found.test["x"].mask is None
+    assert len(found.test["x"].files) == 2
+    assert found.number() == 7
 
 
 def test_an_unknown_case_is_named(tmp_path):
@@ -243,13 +244,13 @@ def test_a_decathlon_description_by_hand(tmp_path):
     assert (dataset.task, dataset.modality, dataset.channels) == ("hippo campus", "mr", ("MRI",))
     assert dataset.labels == (0, 1, 2)
     assert dataset.final_classes == {"right": (1,), "left_part": (2,)}
-    train, test = find_cases(dataset, None, folds=5)
-    assert list(train) == [f"h_{i:02d}" for i in range(5)]
-    assert list(test) == ["t_1", "t_2"]
-    assert train["h_03"] == Case(
+    found = find_cases(dataset)
+    assert list(found.train) == [f"h_{i:02d}" for i in range(5)]
+    assert list(found.test) == ["t_1", "t_2"]
+    assert found.train["h_03"] == Case(
         "h_03", (tmp_path / "im/h_03.nii.gz",), tmp_path / "la/h_03.nii.gz"
     )
-    assert test["t_2"].mask is None
+    assert found.test["t_2"].mask is None
 
 
 @pytest.mark.parametrize(
@@ -277,9 +278,21 @@ def test_listed_files_that_are_missing_are_all_named(tmp_path):
     dataset = read_dataset(decathlon(tmp_path))
     for name in ("im/h_01.nii.gz", "la/h_01.nii.gz", "im/t_2.nii.gz"):
         (tmp_path / name).unlink()
-    message = refusal(find_cases, dataset, None, 5)
-    assert message.startswith("dataset: 3 problems")
-    assert str(tmp_path / "la/h_01.nii.gz") in message
+    found = find_cases(dataset)
+    assert list(found.problems) == ["h_01", "t_2"]
+    image, mask = found.problems["h_01"]
+    assert image.startswith(f"{tmp_path / 'im/h_01.nii.gz'}: expected a file, found none.")
+    assert mask.startswith(f"{tmp_path / 'la/h_01.nii.gz'}: ")
+    assert not {"h_01", "t_2"} & (found.train.keys() | found.test.keys())
+
+
+def test_a_file_of_two_cases_is_a_problem(tmp_path):
+    entries = [dict(entry) for entry in DECATHLON["training"]]
+    entries[3]["label"] = entries[1]["label"]
+    found = find_cases(read_dataset(decathlon(tmp_path, training=entries)))
+    (problem,) = found.problems["h_03"]
+    assert "expected a file of h_03 alone, found that of h_01" in problem
+    assert list(found.train) == ["h_00", "h_01", "h_02", "h_04"]
 
 
 def test_a_file_listed_twice_is_an_error(tmp_path):
@@ -299,64 +312,63 @@ def test_labels_of_another_layout_are_refused_in_words(tmp_path, labels):
 
 
 def test_fewer_cases_than_folds_is_one_clear_line(tmp_path):
-    dataset = read_dataset(make(tmp_path, cases=["a", "b", "c"]))
-    message = refusal(find_cases, dataset, None, 5)
-    assert message == (
-        f"dataset: 1 problem\n  {dataset.path}: expected at least 5 training cases for 5 folds, "
-        "found 3. Add cases or set analyze.folds to 3."
-    )
+    dataset = read_dataset(make(tmp_path))
+    assert problems_of_number(dataset, 3, 5) == [
+        f"{dataset.path}: expected at least 5 training cases for 5 folds, found 3. Add cases or "
+        "set analyze.folds to 3."
+    ]
+    assert problems_of_number(dataset, 5, 5) == []
 
 
-def test_one_case_is_never_told_to_make_two_folds(tmp_path):
-    dataset = read_dataset(make(tmp_path, cases=["a"]))
-    message = refusal(find_cases, dataset, None, 5)
-    assert "found 1" in message
+@pytest.mark.parametrize("n_cases", [0, 1])
+def test_one_case_is_never_told_to_make_two_folds(tmp_path, n_cases):
+    (message,) = problems_of_number(read_dataset(make(tmp_path)), n_cases, 5)
+    assert f"found {n_cases}" in message
     assert "folds to" not in message
-
-
-def test_as_many_cases_as_folds_are_enough(tmp_path):
-    assert len(find_cases(read_dataset(make(tmp_path)), None, folds=5)[0]) == 5
 
 
 def test_a_limit_takes_the_first_by_id_and_all_test_cases(tmp_path):
     make(tmp_path, cases=["x", "y"], part="test")
     dataset = read_dataset(make(tmp_path, **{"test-data": "test"}))
-    train, test = find_cases(dataset, 2, folds=2)
-    assert list(train) == ["a", "b"]
-    assert list(test) == ["x", "y"]
-    assert "found 2" in refusal(find_cases, dataset, 2, 3)
+    found = find_cases(dataset, 2)
+    assert list(found.train) == ["a", "b"]
+    assert list(found.test) == ["x", "y"]
 
 
 def test_problems_of_all_cases_come_together(tmp_path):
     path = make(tmp_path, cases=["a", "b", "c"])
     (tmp_path / "train/a/t1.nii.gz").unlink()
     (tmp_path / "train/c/t2_again.nii.gz").touch()
-    message = refusal(find_cases, read_dataset(path), None, 5)
-    assert message.startswith("dataset: 3 problems")
-    for words in ("train/a: ", "train/c: ", "5 folds"):
-        assert words in message
+    found = find_cases(read_dataset(path))
+    assert list(found.train) == ["b"]
+    assert [line.split(": ")[0] for lines in found.problems.values() for line in lines] == [
+        str(tmp_path / "train/a"),
+        str(tmp_path / "train/c"),
+    ]
 
 
-@pytest.mark.parametrize("bad", ["Mean", "25th Percentile", "a{b}", "a\tb"])
+@pytest.mark.parametrize("bad", ["Mean", "25th Percentile", "(dataset)", "a{b}", "a\tb"])
 def test_ids_that_would_be_lost_later_are_refused(tmp_path, bad):
-    dataset = read_dataset(make(tmp_path, cases=["a", bad]))
-    assert f"found {bad!r}. Rename the case" in refusal(find_cases, dataset, None, 2)
+    found = find_cases(read_dataset(make(tmp_path, cases=["a", bad])))
+    assert f"found {bad!r}. Rename the case" in found.problems[bad][0]
+    assert list(found.train) == ["a"]
 
 
 def test_an_id_in_training_and_test_is_refused(tmp_path):
     make(tmp_path, cases=["c", "x"], part="test")
-    dataset = read_dataset(make(tmp_path, **{"test-data": "test"}))
-    assert "found 'c' in both" in refusal(find_cases, dataset, None, 5)
+    found = find_cases(read_dataset(make(tmp_path, **{"test-data": "test"})))
+    assert "found 'c' in both" in found.problems["c"][0]
+    assert "c" not in found.train.keys() | found.test.keys()
 
 
 def test_the_demo_is_found_where_it_says_it_will_be(tmp_path):
     expected = demo_cases(tmp_path)
-    for case in [*expected[0].values(), *expected[1].values()]:
-        for path in [*case.images, *([case.mask] if case.mask else [])]:
+    for case in [*expected.train.values(), *expected.test.values()]:
+        for path in case.files:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     (tmp_path / "dataset.json").write_text(json.dumps(DESCRIPTION))
-    assert find_cases(read_dataset(tmp_path), None, folds=5) == expected
+    assert find_cases(read_dataset(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -364,8 +376,8 @@ def test_the_demo_is_found_where_it_says_it_will_be(tmp_path):
 )
 def test_real_descriptions_are_read(shared, name, cases, labels):
     dataset = read_dataset(shared / "data" / name)
-    train, test = find_cases(dataset, None, folds=2)
-    assert (len(train), len(test), len(dataset.labels)) == (cases, 0, labels)
+    found = find_cases(dataset)
+    assert (len(found.train), found.number(), len(dataset.labels)) == (cases, cases, labels)
 
 
 def test_a_whole_file_name_beats_a_part_of_one(tmp_path):

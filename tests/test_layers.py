@@ -23,6 +23,7 @@ LAYERS = (
         "topology",
         "ensemble",
         "convert",
+        "verify",
     ),
     ("device", "parallel", "augment", "patches", "losses", "models"),
     ("analyze", "preprocess", "train", "predict", "postprocess", "evaluate", "rank", "report"),

@@ -147,6 +147,16 @@ def test_pictures_show_the_worst_the_median_and_the_best_case(page):
     assert places == sorted(places)
 
 
+def test_cases_that_were_left_out_are_named(files):
+    paths, folder = files
+    plan = PLAN.model_copy(update={"left_out": {"c9": "c9/mask.nii: expected <labels>"}})
+    tables = [candidate("default/raw", DICES["default/raw"], folder=folder)]
+    page = render(plan, paths, tables, RANKING[1:], {})
+    assert "left out" in page
+    assert "c9/mask.nii: expected &lt;labels&gt;" in page
+    assert "left out" not in render(PLAN, paths, tables, RANKING[1:], {})
+
+
 def test_a_page_without_histories_has_no_curve(files):
     paths, folder = files
     both = [candidate(name, values, folder=folder) for name, values in DICES.items()]

@@ -57,6 +57,13 @@ class Project:
     def write_strategy(self, name, steps):
         (self.folder / f"strategies/{name}.json").write_text(json.dumps(steps))
 
+    def add(self, part, name, like):
+        """Another case: that of another, a little brighter."""
+        home = self.folder / "data" / part
+        shutil.copytree(home / like, home / name)
+        for path in (home / name).glob("t?.nii.gz"):
+            sitk.WriteImage(sitk.ReadImage(str(path)) * 1.25, str(path))
+
     def command(self):
         (self.folder / "my.yaml").write_text(yaml.safe_dump(self.config))
         return [
@@ -202,7 +209,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
 
     # The target spacing is fixed now, so another case leaves the plan as it is.
     before, files = project.folds(), project.made()
-    shutil.copytree(data / "train/demo_01", data / "train/case_00")
+    project.add("train", "case_00", like="demo_01")
     jobs = project.jobs()
     folds = project.folds()
     assert {i: folds[i] for i in before} == before
@@ -224,7 +231,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     assert predictions == {f"{i}.nii.gz" for i in ["case_00", *others]}
     assert mates
 
-    shutil.copytree(data / "test/test_01", data / "test/test_07")
+    project.add("test", "test_07", like="test_01")
     files = project.made()
     of_test = {"preprocess": 1, "gather_test_arrays": 1, "predict_test": 1, "postprocess": 2}
     assert project.jobs() == of_test | {"test_paths": 1} | GATHER
@@ -254,9 +261,8 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
 def test_many_changes_at_once_are_all_followed(project):
     project.config["experiments"] = {"a": {}}
     project.jobs()
-    data = project.folder / "data"
-    shutil.copytree(data / "train/demo_01", data / "train/case_00")
-    shutil.copytree(data / "test/test_01", data / "test/test_07")
+    project.add("train", "case_00", like="demo_01")
+    project.add("test", "test_07", like="test_01")
     project.write_strategy("s1", [*SMALL, *SMALL])
     project.config["train"]["learning_rate"] = 0.01
     (project.folder / "numpy/images/demo_01.npy").unlink()
@@ -512,16 +518,21 @@ def test_folds_are_chosen_in_their_record_and_not_in_a_table(project):
     assert set(project.folds().values()) == {0, 1, 2}
 
 
-def test_all_missing_and_unclear_files_are_shown_together_before_any_job(project):
+def test_all_missing_and_unclear_files_are_shown_together(project):
     data = project.folder / "data/train"
     (data / "demo_02/t2.nii.gz").unlink()
     shutil.copy(data / "demo_03/t1.nii.gz", data / "demo_03/t1_copy.nii.gz")
-    code, output, jobs = project.run()
-    assert code == 1
-    assert "demo_02: expected one file with 't2' in its name for channel t2, found none." in output
-    assert "found t1.nii.gz, t1_copy.nii.gz" in output
-    assert "Traceback" not in output
-    assert jobs == Counter()
+    (data / "demo_04/mask.nii.gz").write_text("not an image")
+    for dry in (True, False):
+        code, output, jobs = project.run(*["--dry-run"] * dry)
+        assert code == 1
+        assert "demo_02: expected one file with 't2' in its name for channel t2, found" in output
+        assert "found t1.nii.gz, t1_copy.nii.gz" in output
+        assert "Traceback" not in output
+        assert (jobs == Counter()) if dry else not {"preprocess", "train"} & set(jobs)
+    # What only the voxels show stands in the same table.
+    table = output.split("analyze failed:")[1]
+    assert [f"  demo_0{number}  " in table for number in (1, 2, 3, 4)] == [False, True, True, True]
 
 
 def test_all_bad_files_of_a_dataset_are_shown_together(project):
@@ -577,6 +588,35 @@ def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):
     os.utime(test / "test_02/t1.nii.gz", (1e9, 1e9))
     assert project.jobs()["predict_test"] == 1
     assert (results / "predictions/test/test_02.nii.gz").exists()
+
+
+def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(project):
+    project.add("train", "bad_mask", like="demo_01")
+    project.add("train", "no_image", like="demo_02")
+    project.add("test", "bad_test", like="test_01")
+    data, results = project.folder / "data", project.folder / "results"
+    good = (data / "train/bad_mask/mask.nii.gz").read_bytes()
+    (data / "train/bad_mask/mask.nii.gz").write_text("not an image")
+    (data / "train/no_image/t1.nii.gz").unlink()
+    (data / "test/bad_test/t1.nii.gz").write_text("not an image")
+    project.config |= {"experiments": {"a": {}}}
+    project.config["analyze"]["verify"] = "drop"
+    code, output, _ = project.run()
+    assert code == 0, output
+    assert "Left out: bad_mask, bad_test, no_image. What is wrong: results/problems.csv" in output
+    assert (
+        "bad_mask/mask.nii.gz: expected a readable image" in (results / "report.html").read_text()
+    )
+    names = {path.name for path in (results / "a/predictions").rglob("*.nii.gz")}
+    assert names == {f"{i}.nii.gz" for i in (*project.folds(), "test_01")}
+    assert set(project.folds()) == {f"demo_0{number}" for number in (1, 2, 3, 4)}
+    assert project.jobs() == {}
+
+    (data / "train/bad_mask/mask.nii.gz").write_bytes(good)
+    assert project.jobs()["train"] >= 1
+    assert "bad_mask" in project.folds()
+    rows = read_rows(results / "a/results.csv")
+    assert "bad_mask" in {row["id"] for row in rows}
 
 
 def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_dataset(project):

@@ -57,6 +57,7 @@ checkpoint analyze:
         script=script("analyze"),
         facts=lambda wildcards: json.dumps(FACTS),
         folds=digest(FOLDS),
+        problems=digest(PROBLEMS),
         dataset=lambda wildcards, input: DATASET,
         settings=settings("analyze"),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",

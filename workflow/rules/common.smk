@@ -26,11 +26,11 @@ from mist_core.commands import home
 from mist_core.config import Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
-from mist_core.errors import DataError
+from mist_core.errors import DataError, table_of
 from mist_core.files import parts_of, read_json, read_rows
 from mist_core.folds import deal_folds
 from mist_core.lease import gpu_pool
-from mist_core.plan import part_read_by
+from mist_core.plan import left_out_of, part_read_by
 from mist_core.progress import Work, follow
 from mist_core.sources import sources_of
 
@@ -74,34 +74,45 @@ def checked():
     folders = {name: str(near(getattr(chosen, name))) for name in ("results", "numpy")}
     chosen = chosen.model_copy(update=folders)
     dataset = near(chosen.dataset or DEMO)
-    description, train, test, folds = None, *demo_cases(DEMO), {}
+    description, found, folds = None, demo_cases(DEMO), {}
     try:
         if chosen.dataset or (DEMO / "dataset.json").exists():
             description = read_dataset(dataset)
             dataset = description.path
-            fewest = 1 if problems else chosen.analyze.folds
-            train, test = find_cases(description, chosen.limit_cases, fewest)
+            found = find_cases(description, chosen.limit_cases)
             problems += problems_of_classes(chosen.evaluate.classes, description.labels)
     except DataError as error:
         problems.append(str(error))
     labels = description.labels if description else DEMO_FACTS["labels"]
     problems += problems_of_strategies(chosen.postprocess.strategies, labels)
     try:
-        folds = folds_of(chosen, train)
+        folds = folds_of(chosen, found.train)
         problems += problems_of_folds(chosen)
         problems += problems_of_folds_to_train(chosen)
     except DataError as error:
         problems.append(str(error))
+    problems += tell_of_cases(chosen, dataset, found, again=bool(problems))
     if problems:
         sys.exit("ERROR: " + "\n".join(problems))
-    return (
-        chosen,
-        dataset,
-        description.facts() if description else DEMO_FACTS,
-        train,
-        test,
-        folds,
+    facts = description.facts() if description else DEMO_FACTS
+    return chosen, dataset, facts, found.train, found.test, found.problems, folds
+
+
+def tell_of_cases(chosen, dataset, found, again):
+    """What is already known of bad cases; a reason to stop only where the others are not read.
+
+    The analysis reads them all, and tells everything that is wrong in one table.
+    """
+    if not found.problems or not workflow.is_main_process:
+        return []
+    known = table_of(found.problems, dataset, found.number())
+    dry = workflow.output_settings.dryrun and chosen.analyze.verify == "strict"
+    if again or dry or not found.train:
+        return [known]
+    print(
+        f"{known}\nThe other cases are read to see what else there is.", file=sys.stderr
     )
+    return []
 
 
 def problems_of_folds_to_train(chosen):
@@ -194,7 +205,7 @@ def near(path):
     return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole
 
 
-CONFIG, DATASET, FACTS, TRAIN, TEST, FOLDS = checked()
+CONFIG, DATASET, FACTS, TRAIN, TEST, PROBLEMS, FOLDS = checked()
 CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
@@ -368,6 +379,15 @@ def plan(stage):
     return after("analyze", grid_of_plan, plan_path, pick)
 
 
+def left_out(wildcards):
+    """The cases of a chunk that the plan leaves out, and why."""
+
+    def pick(fields, wildcards):
+        return json.dumps(left_out_of(fields, in_chunk(wildcards)))
+
+    return after("analyze", grid_of_plan, plan_path, pick)(wildcards)
+
+
 def grid_of_arrays(wildcards):
     """Where the arrays of an experiment lie."""
     return GRID_OF[wildcards.experiment]
@@ -481,17 +501,12 @@ def in_chunk(wildcards):
 def files(wildcards):
     """The files of every case in the order of the channels, which inputs would not keep."""
     return json.dumps(
-        {case: list(map(str, files_of(case))) for case in in_chunk(wildcards)}
+        {case: list(map(str, CASES[case].files)) for case in in_chunk(wildcards)}
     )
 
 
-def files_of(case):
-    found = CASES[case]
-    return [*found.images, *([found.mask] if found.mask else [])]
-
-
 def files_in_chunk(wildcards):
-    return [path for case in in_chunk(wildcards) for path in files_of(case)]
+    return [path for case in in_chunk(wildcards) for path in CASES[case].files]
 
 
 def trained_on(wildcards):

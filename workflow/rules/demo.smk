@@ -4,11 +4,11 @@ The dataset of the demo, made up from a seed; used when the config names no data
 out: data/demo/
 """
 
+MADE_UP = demo_cases(DEMO)
 DEMO_FILES = [
     str(path)
-    for part in demo_cases(DEMO)
-    for case in part.values()
-    for path in (*case.images, *([case.mask] if case.mask else []))
+    for case in (MADE_UP.train | MADE_UP.test).values()
+    for path in case.files
 ]
 
 

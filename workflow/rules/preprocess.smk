@@ -25,6 +25,7 @@ rule preprocess:
     params:
         script=script("preprocess"),
         plan=plan("preprocess"),
+        left_out=left_out,
         settings=settings("preprocess"),
         files=files,
         dataset=lambda wildcards, input: DATASET,

@@ -1,15 +1,20 @@
 """Merge the fingerprints of the training cases into the plan, the folds and the path tables."""
 
 import json
+import logging
 from pathlib import Path
 
 from mist_core import analyze, cli
 from mist_core.chunks import group_cases, read_record, write_record
 from mist_core.config import Analyze
 from mist_core.dataset import find_cases, read_dataset
+from mist_core.errors import DataError, rows_of, table_of
 from mist_core.files import read_json, write_json, write_rows
-from mist_core.folds import deal_folds, write_recorded_folds
+from mist_core.folds import deal_folds, patients_of, write_recorded_folds
 from mist_core.plan import Analysis
+
+log = logging.getLogger(__name__)
+WAY_OUT = "Mend them, or set analyze.verify to drop, which leaves the bad cases out."
 
 
 def main() -> None:
@@ -26,14 +31,31 @@ def main() -> None:
     settings = Analyze(**args.settings)
 
     dataset = read_dataset(args.dataset)
-    cases, _ = find_cases(dataset, args.limit_cases, settings.folds)
+    found = find_cases(dataset, args.limit_cases)
     prints = [
         analyze.fingerprint_from_json(read_json(args.fingerprints / f"{case_id}.json"))
-        for case_id in cases
+        for case_id in found.train
     ]
-    for fingerprint in prints:
-        if fingerprint.problems:  # to be read again next time, whatever was wrong
-            (args.fingerprints / f"{fingerprint.id}.json").unlink()
+    table = Path(settings.case_table) if settings.case_table else None
+    folds = deal_folds(found.train, settings.folds, args.folds, table)
+    patients = patients_of(table, found.train, settings.folds) if table else {}
+
+    problems, stops = analyze.judge(prints, dataset, found, settings, folds, patients)
+    drop = settings.verify == "drop"
+    (args.output / "problems.csv").unlink(missing_ok=True)
+    if problems:
+        lines = rows_of(problems)
+        write_rows(args.output / "problems.csv", list(lines[0]), lines)
+        shown = table_of(problems, dataset.path, found.number())
+        if stops:
+            for fingerprint in prints:
+                if fingerprint.problems:  # to be read again next time, whatever was wrong
+                    (args.fingerprints / f"{fingerprint.id}.json").unlink()
+            raise DataError(shown if drop else f"{shown}\n{WAY_OUT}")
+        log.warning("%s: %s", "left out" if drop else "these fail alone", shown)
+    left_out = {case_id: " ".join(lines) for case_id, lines in problems.items() if drop}
+
+    prints = [fingerprint for fingerprint in prints if fingerprint.id not in left_out]
     plan = analyze.make_plan(prints, dataset, settings)
     told = Analysis(
         dataset=str(dataset.path.absolute()),
@@ -41,23 +63,22 @@ def main() -> None:
         analyze=settings.model_dump(mode="json"),
     )
 
-    table = Path(settings.case_table) if settings.case_table else None
-    folds = deal_folds(cases, settings.folds, args.folds, table)
     rows = [
         {"id": c.id, "fold": folds[c.id], "mask": c.mask}
         | dict(zip(dataset.channels, c.images, strict=True))
-        for c in cases.values()
+        for c in found.train.values()
+        if c.id not in left_out
     ]
     boxes = [analyze.box_row(fingerprint) for fingerprint in prints]
     write_recorded_folds(args.folds, settings.folds, folds)
     write_rows(args.output / "train_paths.csv", list(rows[0]), rows)
     write_rows(args.output / "fg_bboxes.csv", list(boxes[0]), boxes)
     _, groups = read_record(args.chunks, dataset.task)
-    groups = group_cases(groups, folds, dataset.test_ids())
+    groups = group_cases(groups, folds, found.test)
     write_record(args.chunks, dataset.task, args.cases_per_job, groups)
     write_json(
         args.output / "config.json",
-        plan.model_copy(update={"analysis": told}).model_dump(mode="json"),
+        plan.model_copy(update={"left_out": left_out, "analysis": told}).model_dump(mode="json"),
     )
 
 

@@ -27,7 +27,8 @@ def main() -> None:
             path.unlink()  # to be tried again next time
     if not args.pass_on:
         raise_all(list(problems), "cases that failed")
-    short = {c: {k: s[k] for k in ("content", "error") if k in s} for c, s in cases.items()}
+    kept = ("content", "error", cli.LEFT_OUT)
+    short = {c: {k: s[k] for k in kept if k in s} for c, s in cases.items()}
     write_json(args.output, {"cases": dict(sorted(short.items()))})
 
 

@@ -13,8 +13,8 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=7)
     args = p.parse_args()
 
-    train, test = demo.demo_cases(args.output)
-    for case in [*train.values(), *test.values()]:
+    found = demo.demo_cases(args.output)
+    for case in (found.train | found.test).values():
         images, mask = phantom.make_case(case.id, args.seed)
         for path, image in zip(case.images, images.values(), strict=True):
             write_volume(path, image)

@@ -7,7 +7,7 @@ from mist_core import cli
 from mist_core.config import Preprocess
 from mist_core.dataset import read_dataset
 from mist_core.files import read_json
-from mist_core.plan import part_read_by
+from mist_core.plan import left_out_of, part_read_by
 
 
 def main() -> None:
@@ -17,7 +17,8 @@ def main() -> None:
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
     args = p.parse_args()
     dataset, settings = read_dataset(args.dataset), Preprocess(**args.settings)
-    obeyed = part_read_by("preprocess", read_json(args.plan))
+    fields = read_json(args.plan)
+    obeyed = part_read_by("preprocess", fields)
 
     def outputs(case_id: str) -> list[str]:
         names = [f"images/{case_id}.npy", f"geometry/{case_id}.json"]
@@ -27,8 +28,7 @@ def main() -> None:
 
     def key(case_id: str) -> str:
         case = dataset.case(case_id)
-        files = [*case.images, *([case.mask] if case.mask else [])]
-        return cli.digest(obeyed, args.settings, *files)
+        return cli.digest(obeyed, args.settings, *case.files)
 
     def compute(case_id: str, folder: Path) -> None:
         from mist_core import io, preprocess
@@ -41,7 +41,8 @@ def main() -> None:
         done = preprocess.preprocess(images, mask, plan)
         preprocess.write(done, folder, case_id, plan, settings.foreground_samples)
 
-    cli.do_asked(cli.CaseWork(outputs, key, compute), args)
+    left_out = left_out_of(fields, args.case)
+    cli.do_asked(cli.CaseWork(outputs, key, compute), args, left_out=left_out)
 
 
 if __name__ == "__main__":

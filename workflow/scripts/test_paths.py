@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mist_core import cli
-from mist_core.dataset import read_dataset
+from mist_core.dataset import find_cases, read_dataset
 from mist_core.files import write_rows
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     args = p.parse_args()
 
     dataset = read_dataset(args.dataset)
-    cases = [dataset.case(case_id) for case_id in dataset.test_ids()]
+    cases = find_cases(dataset).test.values()
     rows = [{"id": c.id} | dict(zip(dataset.channels, c.images, strict=True)) for c in cases]
     write_rows(args.output, ["id", *dataset.channels], rows)
 

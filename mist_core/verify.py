@@ -1,0 +1,50 @@
+"""What headers show to be wrong with the files of a case. A problem is one line: the file, what
+was expected, what was found, what to do.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mist_core.dataset import Case
+from mist_core.errors import DataError
+from mist_core.geometry import Geometry
+from mist_core.io import read_geometry
+
+READERS = 8  # threads that read headers: they wait for the disk
+
+
+def misplaced(paths: Sequence[Path], geometries: Sequence[Geometry]) -> list[str]:
+    """A problem for every file that is not on the grid of the others, of which most decide."""
+    right = max(geometries, key=lambda own: sum(other.matches(own) for other in geometries))
+    where = paths[list(geometries).index(right)]
+    problems = []
+    for path, geometry in zip(paths, geometries, strict=True):
+        if not geometry.matches(right):
+            apart = (
+                f"{geometry.distance_mm(right):.3g} mm apart"
+                if geometry.shape == right.shape
+                else "different sizes"
+            )
+            problems.append(
+                f"{path}: expected the grid of {where} ({right}), found {geometry}: {apart}. "
+                "Resample one onto the other, or mend the header."
+            )
+    return problems
+
+
+def problems_of_headers(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """What the headers alone show to be wrong, by id; cases without a problem are left out."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(_problems_of_header, cases)
+        return {case.id: lines for case, lines in zip(cases, found, strict=True) if lines}
+
+
+def _problems_of_header(case: Case) -> list[str]:
+    problems, geometries = [], []
+    for path in case.files:
+        try:
+            geometries.append(read_geometry(path))
+        except DataError as error:
+            problems.append(str(error))
+    return problems or misplaced(case.files, geometries)
