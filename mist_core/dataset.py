@@ -6,6 +6,7 @@ patient's folder apart. The Medical Segmentation Decathlon's: a ``dataset.json``
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ KEYS = (
 )
 # Names of the summary rows of results.csv; a case of that name would be lost among them.
 RESERVED_IDS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
+# Words by which MR shows in the name of a channel: t1, t1w, t1ce, t1gd, t2f and so on among them.
+MR_WORD = re.compile(r"mri?|t[12][a-z]*|flair|adc|dwi|swi|pdw?|dce")
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,11 @@ def read_dataset(path: Path) -> Dataset:
     fields = read_json(path)
     if not isinstance(fields, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(fields).__name__}.")
+    if "channel_names" in fields:
+        raise DataError(
+            f"{path}: expected MIST's or the Decathlon's layout, found nnU-Net's (channel_names). "
+            f"Convert it: mist_convert_nnunet --source {path.parent} --output NEW-FOLDER"
+        )
     return _decathlon(path, fields) if "training" in fields else _mist(path, fields)
 
 
@@ -211,7 +219,7 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
                 f"{path}: expected {key} to be a list of substrings, found {substrings!r}."
             )
     modality = _modality(path, fields.get("modality"), list(images), problems)
-    labels = _labels(path, get("labels", list, "a list of label values with 0"), problems)
+    labels = label_values(path, get("labels", list, "a list of label values with 0"), problems)
     classes = get("final_classes", dict, "a mapping from class to labels", required=False)
     for name, members in classes.items():
         listed = isinstance(members, list) and bool(members)
@@ -253,8 +261,11 @@ def _modality(
     return lower if isinstance(value, dict) else str(value).lower()
 
 
-def _labels(path: Path, values: list[Any], problems: list[str]) -> tuple[int, ...]:
-    """Label values sorted, so that the background has class index 0."""
+def label_values(path: Path, values: list[Any], problems: list[str]) -> tuple[int, ...]:
+    """Label values sorted, so that the background has class index 0; none, if one is no value.
+
+    What is wrong with them is added to ``problems``.
+    """
     good = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 65535 for v in values)
     if values and (not good or 0 not in values or not 1 < len(set(values)) == len(values)):
         problems.append(
@@ -278,11 +289,11 @@ def _decathlon(path: Path, fields: dict[str, Any]) -> Dataset:
     channels = tuple(str(name) for _, name in sorted(fields["modality"].items()))
     if len(channels) > 1:
         raise DataError(
-            f"{path}: expected one modality, found {len(channels)}: the Decathlon keeps them in "
-            "one 4-D file. Split them into one 3-D file per channel and describe those."
+            f"{path}: expected one modality, found {len(channels)}, which are volumes of one 4-D "
+            f"file. Split them: mist_convert_msd --source {path.parent} --output NEW-FOLDER"
         )
     names = {int(v) if str(v).isdigit() else v: str(n) for v, n in fields["labels"].items()}
-    labels = _labels(path, list(names), problems)
+    labels = label_values(path, list(names), problems)
     train = _listed(path, "training", fields["training"], problems)
     test = _listed(path, "test", fields.get("test") or [], problems)
     raise_all(problems, "dataset")
@@ -292,7 +303,7 @@ def _decathlon(path: Path, fields: dict[str, Any]) -> Dataset:
     return Dataset(
         path=path,
         task=str(fields.get("name", path.parent.name)),
-        modality=_decathlon_modality(channels[0]),
+        modality=modality_of(channels[0]),
         channels=channels,
         labels=labels,
         final_classes=classes,
@@ -301,8 +312,16 @@ def _decathlon(path: Path, fields: dict[str, Any]) -> Dataset:
     )
 
 
-def _decathlon_modality(name: str) -> str:
-    return {"ct": "ct", "mri": "mr"}.get(name.lower(), "other")
+def modality_of(channel_name: str) -> str:
+    """The modality that the name of a channel tells: ct, mr or other.
+
+    Only the name CT is ct, as in nnU-Net: its intensities are taken for Hounsfield units. A name
+    with the word MR, MRI or that of a common sequence (T1-weighted, t1ce, FLAIR, ADC) is mr.
+    """
+    words = [word for word in re.split(r"[\W_]+", channel_name.lower()) if word]
+    if words == ["ct"]:
+        return "ct"
+    return "mr" if any(MR_WORD.fullmatch(word) for word in words) else "other"
 
 
 def _listed(path: Path, key: str, entries: Any, problems: list[str]) -> dict[str, Case]:
@@ -328,6 +347,16 @@ def _listed(path: Path, key: str, entries: Any, problems: list[str]) -> dict[str
     return cases
 
 
+# What usable_id asks for, in words.
+ID = f"an id without /, braces or leading dash or dot that is none of {', '.join(RESERVED_IDS)}"
+
+
+def usable_id(case_id: str) -> bool:
+    """Whether a case may be called so: in names of files, arguments of commands and tables."""
+    odd = not case_id or case_id[0] in "-." or any(c in case_id for c in "/{}\n\t")
+    return not odd and case_id not in (*RESERVED_IDS, WHOLE)
+
+
 def find_cases(dataset: Dataset, limit: int | None = None) -> Found:
     """Look for the files of all training cases (the first ``limit`` by id) and all test cases.
 
@@ -340,11 +369,9 @@ def find_cases(dataset: Dataset, limit: int | None = None) -> Found:
     problems: dict[str, list[str]] = {}
     owners: dict[Path, str] = {}
     for case_id in dict.fromkeys(train_ids + test_ids):
-        odd = case_id.startswith("-") or any(c in case_id for c in "{}\n\t")
-        if case_id in (*RESERVED_IDS, WHOLE) or odd:
+        if not usable_id(case_id):
             problems[case_id] = [
-                f"{dataset.path}: expected an id without braces or leading dash that is none of "
-                f"{', '.join(RESERVED_IDS)}, found {case_id!r}. Rename the case."
+                f"{dataset.path}: expected {ID}, found {case_id!r}. Rename the case."
             ]
         elif case_id in in_both:
             problems[case_id] = [

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,15 +28,25 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` if the block succeeds.
 
     Readers see the old file or the new one, never a part. The suffix is kept: writers choose the
-    format by it.
+    format by it. A link at ``path`` is replaced; what it points to stays as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    # A killed process of the same number may have left a link there: never write through it.
+    remove(temporary)
     try:
         yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a folder, or a link but not what it points to; nothing if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -62,11 +73,20 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a CSV; every value stays a string, so that the id 001 is not the number 1."""
+    """Read a CSV; every value stays a string, so that the id 001 is not the number 1.
+
+    Raises DataError when it is missing, not UTF-8, or has two columns of one name.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            return list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            names = [name for name in reader.fieldnames or [] if name]
+            rows = list(reader)
     except FileNotFoundError:
         raise DataError(f"{path}: expected a CSV file, found none. Check the path.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected text in UTF-8, found {error}.") from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: expected every column once, found {twice!r} twice. Rename one.")
+    return rows

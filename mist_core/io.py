@@ -105,6 +105,40 @@ def read_labels(path: Path) -> Volume:
     return Volume(array.astype(np.uint8 if high < 256 else np.uint16), volume.geometry)
 
 
+def read_channels(path: Path) -> list[Volume]:
+    """The volumes of a 4-D image, one for each channel, or the one of a 3-D image.
+
+    Values are as stored. Raises DataError as ``read_image`` does, but not for values that are not
+    finite.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _readable(path):
+        reader.ReadImageInformation()
+    if reader.GetDimension() == 3:
+        return [_read(path)]
+    size = reader.GetSize()
+    if reader.GetDimension() != 4 or reader.GetNumberOfComponents() != 1:
+        raise DataError(
+            f"{path}: expected a 4-D image of one value per voxel, found {len(size)}-D {size} with "
+            f"{reader.GetNumberOfComponents()}. Give one scalar file per channel."
+        )
+    array = _nifti_voxels(path) if path.name.endswith((".nii", ".nii.gz")) else None
+    if array is None:
+        with _readable(path):
+            array = sitk.GetArrayFromImage(reader.Execute())
+    geometry = Geometry.from_json(
+        {
+            "size": size[:3],
+            "spacing": reader.GetSpacing()[:3],
+            "origin": reader.GetOrigin()[:3],
+            "direction": np.reshape(reader.GetDirection(), (4, 4))[:3, :3].ravel().tolist(),
+        }
+    )
+    geometry = _with_right_angles(path, geometry)
+    return [Volume(channel, geometry) for channel in array.reshape(size[::-1])]
+
+
 def read_geometry(path: Path) -> Geometry:
     """The grid of an image, from its header (of a DICOM series, from the headers of its slices).
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -61,3 +62,31 @@ def ball(geometry, share=0.35, value=1):
     mm = offset * np.asarray(geometry.spacing)[:, None, None, None]
     inside = (mm**2).sum(axis=0) <= (share * edges.min()) ** 2
     return Volume((inside * value).astype(np.uint8), geometry)
+
+
+def written_series(folder, array, uid="1.2.3", places=None):
+    """A DICOM series of CT slices, 2.5 mm apart, in files whose names say nothing."""
+    folder.mkdir(exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    places = 2.5 * np.arange(len(array)) if places is None else places
+    for number, (slice_, place) in enumerate(zip(array, places, strict=True)):
+        image = sitk.GetImageFromArray(slice_)
+        image.SetSpacing((0.7, 0.8))
+        tags = {
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+            "0008|0018": f"{uid}.{number + 1}",
+            "0008|0060": "CT",
+            "0020|000d": "1.2",
+            "0020|000e": uid,
+            "0020|0032": f"-50\\-60\\{place:g}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0013": str(number + 1),
+            "0028|1052": "-1024",
+            "0028|1053": "1",
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{uid}_{(7 * number) % 11}.dcm"))
+        writer.Execute(image)
+    return folder

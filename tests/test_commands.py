@@ -37,8 +37,9 @@ FLAGS = {
     "ensemble": "--predictions --output --input-type --config --ensemble-backend "
     "--probability-ensemble-backend --num-workers-ensemble",
     "average_weights": "--weights --output",
-    "convert_msd": "--source --output --num-workers-conversion",
-    "convert_csv": "--train-csv --output --test-csv --num-workers-conversion",
+    "convert_msd": "--source --output --link --num-workers-conversion",
+    "convert_csv": "--train-csv --output --test-csv --link --num-workers-conversion",
+    "convert_nnunet": "--source --output --link --num-workers-conversion",
 }
 FLAGS["run_all"] = " ".join(FLAGS[name] for name in ("analyze", "preprocess", "train"))
 DEFAULTS = [
@@ -441,7 +442,7 @@ def test_a_decathlon_dataset_of_several_channels_is_converted(tmp_path):
     done = mist("convert_msd", "--source", source, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     fields = json.loads((tmp_path / "out/dataset.json").read_text())
-    assert (fields["task"], fields["modality"], fields["labels"]) == ("Two", "other", [0, 1])
+    assert (fields["task"], fields["modality"], fields["labels"]) == ("Two", "mr", [0, 1])
     assert fields["final_classes"] == {"whole_tumour": [1]}
     for part, case in (("train", "case_01"), ("test", "case_02")):
         for channel, value in (("FLAIR", 1), ("T1w", 2)):

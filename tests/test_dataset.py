@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_core.dataset import Case, find_cases, problems_of_number, read_dataset
+from mist_core.dataset import Case, find_cases, modality_of, problems_of_number, read_dataset
 from mist_core.demo import DESCRIPTION, demo_cases
 from mist_core.errors import DataError
 
@@ -263,15 +263,35 @@ def test_odd_modalities_are_refused(tmp_path, modality):
     )
 
 
-@pytest.mark.parametrize(("name", "modality"), [("CT", "ct"), ("MRI", "mr"), ("PET", "other")])
-def test_decathlon_modalities(tmp_path, name, modality):
+MODALITY_OF = {
+    "ct": "CT ct",
+    "mr": "MRI mr MR t1 T1w t1c T1ce T1Gd t2 T2W t2f FLAIR adc DWI pd PDw T1-weighted_MRI t2*",
+    "other": "PET cta petct t10 mrs us noNorm zscore flairs 0 -",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"), [(n, m) for m, names in MODALITY_OF.items() for n in names.split()]
+)
+def test_the_modality_of_a_channel_follows_from_its_name(tmp_path, name, modality):
+    assert modality_of(name) == modality
     assert read_dataset(decathlon(tmp_path, modality={"0": name})).modality == modality
+
+
+def test_a_word_within_the_name_of_a_channel_counts_for_mr_and_not_for_ct():
+    assert modality_of("T1-weighted MRI (post)") == "mr"
+    assert modality_of("PET of a PET/CT") == "other"
 
 
 def test_several_modalities_in_one_file_are_explained(tmp_path):
     message = refusal(read_dataset, decathlon(tmp_path, modality={"0": "T1", "1": "T2"}))
     assert "expected one modality, found 2" in message
-    assert "Split them" in message
+    assert f"mist_convert_msd --source {tmp_path} --output" in message
+
+
+def test_a_description_of_nnunet_names_its_converter(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}}))
+    assert f"mist_convert_nnunet --source {tmp_path}" in refusal(read_dataset, tmp_path)
 
 
 def test_listed_files_that_are_missing_are_all_named(tmp_path):

@@ -2,22 +2,32 @@
 
 import gzip
 import json
+import os
 import re
 import struct
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ball, geometries, grid
+from conftest import ball, geometries, grid, written_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mist_core.errors import DataError, raise_all
-from mist_core.files import read_json, read_rows, replacing, write_json, write_rows, write_text
+from mist_core.files import (
+    read_json,
+    read_rows,
+    remove,
+    replacing,
+    write_json,
+    write_rows,
+    write_text,
+)
 from mist_core.io import (
     Volume,
     from_sitk,
     geometry_of,
+    read_channels,
     read_geometry,
     read_image,
     read_labels,
@@ -138,34 +148,6 @@ def test_tilted_axes_are_refused(tmp_path, name):
         refused(path, "axes at right angles, found a cosine of 0.2", read=read)
 
 
-def written_series(folder, array, uid="1.2.3", places=None):
-    """A DICOM series of CT slices, 2.5 mm apart, in files whose names say nothing."""
-    folder.mkdir(exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    places = 2.5 * np.arange(len(array)) if places is None else places
-    for number, (slice_, place) in enumerate(zip(array, places, strict=True)):
-        image = sitk.GetImageFromArray(slice_)
-        image.SetSpacing((0.7, 0.8))
-        tags = {
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0008|0018": f"{uid}.{number + 1}",
-            "0008|0060": "CT",
-            "0020|000d": "1.2",
-            "0020|000e": uid,
-            "0020|0032": f"-50\\-60\\{place:g}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-            "0020|0013": str(number + 1),
-            "0028|1052": "-1024",
-            "0028|1053": "1",
-        }
-        for tag, value in tags.items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{uid}_{(7 * number) % 11}.dcm"))
-        writer.Execute(image)
-    return folder
-
-
 CT = (np.random.default_rng(1).integers(0, 900, (6, 8, 9))).astype(np.int16)
 
 
@@ -177,6 +159,35 @@ def test_a_folder_with_a_dicom_series_is_an_image(tmp_path):
     np.testing.assert_allclose(volume.geometry.origin, (-50, -60, 0))
     np.testing.assert_allclose(volume.geometry.direction, np.eye(3)[:, ::-1], atol=1e-9)
     assert read_geometry(tmp_path / "ct").matches(volume.geometry)
+
+
+def test_the_channels_of_a_4d_image_are_read_as_stored(tmp_path):
+    array = np.random.default_rng(2).integers(-900, 900, (3, 4, 5, 6)).astype(np.int16)
+    image = sitk.JoinSeries([sitk.GetImageFromArray(channel) for channel in array])
+    image.SetSpacing((0.5, 0.6, 2, 1))
+    image.SetOrigin((10, -20, 30, 0))
+    for name in ("a.nii.gz", "a.nrrd"):
+        sitk.WriteImage(image, str(tmp_path / name))
+        volumes = read_channels(tmp_path / name)
+        assert np.array_equal([volume.array for volume in volumes], array)
+        assert volumes[0].array.dtype == np.int16
+        for volume in volumes:
+            np.testing.assert_allclose(volume.geometry.spacing, (2, 0.6, 0.5), rtol=1e-6)
+            np.testing.assert_allclose(volume.geometry.origin, (10, -20, 30))
+    write_volume(tmp_path / "one.nii.gz", volumes[1])
+    (one,) = read_channels(tmp_path / "one.nii.gz")
+    assert np.array_equal(one.array, array[1])
+    assert one.geometry.matches(volumes[1].geometry)
+
+
+def test_a_4d_image_that_was_cut_off_is_refused(tmp_path):
+    image = sitk.JoinSeries([sitk.Image(6, 5, 4, sitk.sitkFloat32) + c for c in (1, 2)])
+    sitk.WriteImage(image, str(tmp_path / "a.nii"))
+    (tmp_path / "a.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:-100])
+    refused(tmp_path / "a.nii", "found a damaged file", read=read_channels)
+    vectors = sitk.Compose([sitk.Image(6, 5, 4, sitk.sitkFloat32)] * 2)
+    sitk.WriteImage(vectors, str(tmp_path / "b.nii"))
+    refused(tmp_path / "b.nii", "one value per voxel", read=read_channels)
 
 
 def test_a_missing_slice_is_noticed(tmp_path):
@@ -342,6 +353,28 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_nothing_is_written_through_a_link(tmp_path):
+    source = tmp_path / "source.txt"
+    source.write_text("precious")
+    target = tmp_path / "target.txt"
+    target.symlink_to(source)
+    # what a killed process of the same number would leave
+    target.with_name(f".{os.getpid()}-target.txt").symlink_to(source)
+    write_text(target, "new")
+    assert (source.read_text(), target.read_text()) == ("precious", "new")
+    assert not target.is_symlink()
+
+
+def test_a_link_to_a_folder_is_deleted_and_the_folder_stays(tmp_path):
+    (tmp_path / "folder/inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for name in ("link", "none"):
+        remove(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    remove(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_temporary_file_is_a_hidden_neighbour_of_the_same_format(tmp_path):
     path = tmp_path / "new" / "folder" / "a.nii.gz"
     with replacing(path) as temporary:
@@ -401,6 +434,12 @@ def test_a_csv_that_is_missing_or_no_text_is_named(tmp_path):
         read_rows(tmp_path / "none.csv")
     (tmp_path / "a.csv").write_bytes(b"id\n\xff\xfe\n")
     with pytest.raises(DataError, match=r"a\.csv: expected"):
+        read_rows(tmp_path / "a.csv")
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("id,t1,t1,,\n1,a,b,,\n")
+    with pytest.raises(DataError, match=r"a\.csv: expected every column once, found 't1' twice"):
         read_rows(tmp_path / "a.csv")
 
 

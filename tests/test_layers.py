@@ -12,7 +12,7 @@ import mist_core
 HOME = Path(mist_core.__file__).parent
 LAYERS = (
     ("errors", "geometry", "files", "sources", "lease"),
-    ("io", "dataset", "demo", "config", "plan", "folds", "chunks"),
+    ("io", "dataset", "demo", "config", "plan", "folds", "chunks", "nnunet"),
     (
         "labels",
         "intensity",
