@@ -165,21 +165,28 @@ def _turned(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v)[::-1] if k in per_axis else v for k, v in values.items()}
 
 
-def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze) -> Plan:
-    """Merge fingerprints of cases without problems into a plan."""
+def make_plan(
+    prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze, skip: bool = False
+) -> Plan:
+    """Merge fingerprints of cases without problems into a plan.
+
+    With ``skip`` the images are as they are to be: nothing is cropped, resampled or normalised.
+    """
     spacing = (
         target_spacing([p.spacing for p in prints])
         if settings.target_spacing == "auto"
         else array_order(settings.target_spacing)
     )
     reduction = float(np.mean([1 - prod(p.cropped_size) / prod(p.size) for p in prints]))
-    crop = (
+    crop = not skip and (
         reduction >= CROP_FROM
         if settings.crop_to_foreground == "auto"
-        else (settings.crop_to_foreground)
+        else settings.crop_to_foreground
     )
     size = median_size(
-        [p.cropped_size if crop else p.size for p in prints], [p.spacing for p in prints], spacing
+        [p.cropped_size if crop else p.size for p in prints],
+        [spacing if skip else p.spacing for p in prints],
+        spacing,
     )
     patch = (
         choose_patch(size, spacing, settings.patch_voxels)
@@ -204,15 +211,17 @@ def make_plan(prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze
                 "median_resampled_image_size": array_order(size),
             },
             "preprocessing": {
+                "skip": skip,
                 "crop_to_foreground": crop,
                 "crop_margin_mm": max(p.crop_margin_mm for p in prints),
                 # In CT, 0 HU is water, not background.
                 "normalize_with_nonzero_mask": [
-                    not ct and bool(share >= ZEROS_FROM)
+                    not ct and not skip and bool(share >= ZEROS_FROM)
                     for ct, share in zip(is_ct, zeros, strict=True)
                 ],
                 "ct_normalization": [
-                    ct_statistics(c) if ct else None for ct, c in zip(is_ct, channels, strict=True)
+                    ct_statistics(c) if ct and not skip else None
+                    for ct, c in zip(is_ct, channels, strict=True)
                 ],
             },
             "model": {

@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -275,9 +275,15 @@ def _try(work: CaseWork, output: Path, case: str) -> dict[str, Any] | Exception:
 
 def _remove(work: CaseWork, output: Path, case: str) -> None:
     """Remove what was made of a case before: it is not what would be made of it now."""
-    record_of(output, case).unlink(missing_ok=True)
-    for name in work.outputs(case):
+    for name in {*work.outputs(case), *_recorded(output, case)}:
         (output / name).unlink(missing_ok=True)
+    record_of(output, case).unlink(missing_ok=True)
+
+
+def _recorded(output: Path, case: str) -> list[str]:
+    """The files of a case when it was done last."""
+    record = record_of(output, case)
+    return read_json(record)["files"] if record.exists() else []
 
 
 def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
@@ -290,6 +296,8 @@ def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
         found: dict[str, Any] = read_json(record)
         if state.items() <= found.items():
             return found
+    for name in set(_recorded(output, case)) - set(names):  # no longer asked for
+        (output / name).unlink(missing_ok=True)
     unfinished = output / f".{case}"  # appears in place only when it is whole
     shutil.rmtree(unfinished, ignore_errors=True)
     record.unlink(missing_ok=True)
@@ -310,6 +318,15 @@ def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
 def record_of(output: Path, case: str) -> Path:
     """Where the record of a case lies: its key, its files, and their ``content`` in short."""
     return output / ".done" / f"{case}.json"
+
+
+def forget_cases(output: Path, known: Collection[str]) -> None:
+    """Remove the files of the cases that are done and no longer known."""
+    for record in (output / ".done").glob("*.json"):
+        if record.stem not in known:
+            for name in _recorded(output, record.stem):
+                (output / name).unlink(missing_ok=True)
+            record.unlink()
 
 
 def content_of(output: Path, case: str, names: Sequence[str]) -> str:

@@ -75,6 +75,14 @@ class Analyze(Section):
 class Preprocess(Section):
     """Bring every case to one grid and one intensity range."""
 
+    skip: bool = Field(
+        False, description="images are preprocessed already: they are only turned to LPS and stored"
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        "float32", description="of images and distance maps; float16 takes half the disk"
+    )
+    compute_dtms: bool = Field(False, description="distance maps, which some losses need")
+    normalize_dtms: bool = Field(True, description="distances from -1 to 1, else in voxels")
     foreground_samples: int = Field(
         10_000, gt=0, description="voxels remembered per class, for drawing patches"
     )
@@ -244,7 +252,8 @@ class Config(Section):
 
     def has_own_plan(self, name: str) -> bool:
         """Whether an experiment needs a plan of its own."""
-        return self.for_experiment(name).analyze != self.analyze
+        own = self.for_experiment(name)
+        return (own.analyze, own.preprocess.skip) != (self.analyze, self.preprocess.skip)
 
     def has_own_arrays(self, name: str) -> bool:
         """Whether an experiment needs preprocessed arrays of its own."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
@@ -115,3 +116,23 @@ def surfel_areas(spacing_mm: Triple) -> Floats:
         for code in codes:
             areas[code] = areas[255 - code] = area
     return areas
+
+
+def signed_distance_map(mask: Mask, normalize: bool) -> NDArray[np.float32]:
+    """Distance of every voxel to the border of a mask, negative inside; float32, in voxels.
+
+    The border are the voxels of the mask that touch another, also at a corner; they have 0.
+    Normalised, the farthest voxel outside has 1 and the deepest inside -1. A mask without voxels is
+    as far away as can be everywhere: 1, or the diagonal of the array; a mask of all voxels the
+    negative of that. Maurer et al., IEEE Trans. PAMI 25 (2003) 265-270.
+    """
+    if mask.all() or not mask.any():
+        far = 1.0 if normalize else float(np.linalg.norm(mask.shape))
+        return np.full(mask.shape, -far if mask.all() else far, np.float32)
+    image = sitk.GetImageFromArray(mask.view(np.uint8))
+    settings = {"insideIsPositive": False, "squaredDistance": False, "useImageSpacing": False}
+    distance = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, **settings))
+    if normalize:
+        distance[distance > 0] /= max(float(distance.max()), 1)
+        distance[distance < 0] /= max(-float(distance.min()), 1)
+    return np.asarray(distance)

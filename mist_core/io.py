@@ -3,7 +3,7 @@
 import gzip
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -326,3 +326,14 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     """Write an .npy file that can be memory-mapped, under a temporary name that is then renamed."""
     with replacing(path) as temporary:
         np.save(temporary, array, allow_pickle=False)
+
+
+def write_arrays(
+    path: Path, arrays: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: str
+) -> None:
+    """The same for one array whose parts along the first axis come one by one."""
+    with replacing(path) as temporary:
+        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        for index, array in enumerate(arrays):
+            whole[index] = array
+        whole.flush()

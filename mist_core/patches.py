@@ -21,7 +21,7 @@ class TrainingCase:
     """A preprocessed case, memory-mapped: only the patches that are drawn are read."""
 
     id: str
-    image: NDArray[np.float32]  # (C, Z, Y, X)
+    image: NDArray[np.floating]  # (C, Z, Y, X), float16 or float32
     labels: NDArray[Any]  # (Z, Y, X), class indices
     coordinates: NDArray[np.int32]  # rows (class, z, y, x), sorted by class
 
@@ -66,7 +66,8 @@ def draw_patch(
     box = tuple(slice(s, min(s + p, n)) for s, p, n in zip(start, patch_size, shape, strict=True))
     margins = [(p - (b.stop - b.start)) for p, b in zip(patch_size, box, strict=True)]
     padding = [(m // 2, m - m // 2) for m in margins]
-    image = np.pad(case.image[(slice(None), *box)], [(0, 0), *padding])
+    part = case.image[(slice(None), *box)].astype(np.float32)
+    image = np.pad(part, [(0, 0), *padding])
     return image, np.pad(case.labels[box], padding)
 
 

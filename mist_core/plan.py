@@ -68,6 +68,7 @@ class CtNormalization(_Part):
 class Preprocessing(_Part):
     """How intensities and extents are brought together."""
 
+    skip: bool = False  # images are preprocessed already
     crop_to_foreground: bool
     crop_margin_mm: float = 0.0  # added on every side: no training label is cut
     normalize_with_nonzero_mask: tuple[bool, ...]  # one per channel
@@ -93,6 +94,7 @@ class Analysis(_Part):
     dataset: str = ""
     limit_cases: int | None = None
     analyze: dict[str, Any] = {}
+    preprocess: dict[str, Any] = {}
 
 
 class Plan(_Part):

@@ -97,7 +97,7 @@ def predict(
     amp: bool,
 ) -> Tensor:
     """Mean logits (K, Z, Y, X), float32, of one or several models for an image (C, Z, Y, X)."""
-    tensor = torch.tensor(image, device=device)
+    tensor = torch.tensor(image, device=device, dtype=torch.float32)
     total: Tensor | None = None
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
         for model in models:

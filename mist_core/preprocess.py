@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mist_core.config import Preprocess
+from mist_core.distance import signed_distance_map
 from mist_core.errors import DataError
 from mist_core.files import write_json
 from mist_core.geometry import Box, Geometry, Origin, union_box, widened_box
 from mist_core.intensity import foreground_box, window_and_scale, z_score
-from mist_core.io import Volume, write_array
+from mist_core.io import Volume, write_array, write_arrays
 from mist_core.labels import sample_coordinates, to_indices
 from mist_core.plan import Plan
 from mist_core.resample import canonical, resample_image, resample_labels
@@ -47,7 +49,9 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
     box = _kept_box(images, plan)
     labels = None if mask is None else _cropped(mask, box)
     channels = [canonical(_cropped(image, box)) for image in images]
-    grid = channels[0].geometry.with_spacing(plan.target_spacing_mm)
+    grid = channels[0].geometry
+    if not plan.preprocessing.skip:
+        grid = grid.with_spacing(plan.target_spacing_mm)
     return Preprocessed(
         image=np.stack(
             [_normalised(channel, grid, index, plan) for index, channel in enumerate(channels)]
@@ -88,6 +92,8 @@ def _resampled_labels(mask: Volume, grid: Geometry, labels: Sequence[int]) -> ND
 
 def _normalised(channel: Volume, grid: Geometry, index: int, plan: Plan) -> NDArray[np.float32]:
     image = resample_image(channel, grid).array
+    if plan.preprocessing.skip:
+        return image
     ct = plan.preprocessing.ct_normalization[index]
     if plan.preprocessing.normalize_with_nonzero_mask[index]:
         # Taken before resampling: splines ring, so that afterwards no background is quite zero.
@@ -99,13 +105,22 @@ def _normalised(channel: Volume, grid: Geometry, index: int, plan: Plan) -> NDAr
     return window_and_scale(image, window, ct.z_score_mean, ct.z_score_std)
 
 
-def write(done: Preprocessed, folder: Path, case_id: str, plan: Plan, samples: int) -> None:
-    """Write ``images``, ``labels``, ``foreground`` (.npy) and ``geometry`` (.json) of a case."""
-    write_array(folder / "images" / f"{case_id}.npy", done.image)
+def write(
+    done: Preprocessed, folder: Path, case_id: str, n_classes: int, settings: Preprocess
+) -> None:
+    """Write the image, the geometry and, where there are labels, labels, voxels of the foreground
+    and distance maps (classes, Z, Y, X) of a case.
+    """
+    write_array(folder / "images" / f"{case_id}.npy", done.image.astype(settings.dtype, copy=False))
     write_json(folder / "geometry" / f"{case_id}.json", done.origin.to_json())
-    if done.labels is not None:
-        n_classes = len(plan.dataset_info.labels)
-        seed = zlib.crc32(case_id.encode())
-        coordinates = sample_coordinates(done.labels, n_classes, samples, seed)
-        write_array(folder / "labels" / f"{case_id}.npy", done.labels)
-        write_array(folder / "foreground" / f"{case_id}.npy", coordinates)
+    if done.labels is None:
+        return
+    seed = zlib.crc32(case_id.encode())
+    coordinates = sample_coordinates(done.labels, n_classes, settings.foreground_samples, seed)
+    write_array(folder / "labels" / f"{case_id}.npy", done.labels)
+    write_array(folder / "foreground" / f"{case_id}.npy", coordinates)
+    if settings.compute_dtms:
+        masks = (done.labels == index for index in range(n_classes))
+        maps = (signed_distance_map(mask, settings.normalize_dtms) for mask in masks)
+        shape = (n_classes, *done.labels.shape)
+        write_arrays(folder / "dtms" / f"{case_id}.npy", maps, shape, settings.dtype)

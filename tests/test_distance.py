@@ -7,10 +7,16 @@ from conftest import ball, grid
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.ndimage import binary_dilation
 from scipy.spatial.distance import cdist
 from surface_distance import lookup_tables
 
-from mist_core.distance import neighbour_codes, surface_distances, surfel_areas
+from mist_core.distance import (
+    neighbour_codes,
+    signed_distance_map,
+    surface_distances,
+    surfel_areas,
+)
 
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 2.0, 1.0), (0.7, 0.7, 5.0)]
 spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.3, 3.0])] * 3)
@@ -168,3 +174,36 @@ def test_a_mask_and_its_complement_share_their_inner_surface(mask):
     codes = neighbour_codes(mask)[inner]
     areas = surfel_areas((1.0, 2.0, 3.0))
     np.testing.assert_array_equal(areas[codes], areas[neighbour_codes(~mask)[inner]])
+
+
+# --- distance maps --------------------------------------------------------------------------------
+
+
+def test_a_distance_map_by_hand():
+    mask = np.zeros((1, 1, 9), bool)
+    mask[0, 0, 2:7] = True
+    assert signed_distance_map(mask, False)[0, 0].tolist() == [2, 1, 0, -1, -2, -1, 0, 1, 2]
+    assert signed_distance_map(mask, True)[0, 0].tolist() == [1, 0.5, 0, -0.5, -1, -0.5, 0, 0.5, 1]
+
+
+def test_distance_maps_of_nothing_and_of_everything():
+    nothing = np.zeros((2, 3, 6), bool)
+    assert np.unique(signed_distance_map(nothing, True)).tolist() == [1]
+    assert np.unique(signed_distance_map(~nothing, True)).tolist() == [-1]
+    assert np.unique(signed_distance_map(nothing, False)).tolist() == [7]
+    assert np.unique(signed_distance_map(~nothing, False)).tolist() == [-7]
+
+
+@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=6)))
+def test_a_distance_map_is_that_of_all_pairs_of_voxels(mask):
+    assume(mask.any() and not mask.all())
+    found = signed_distance_map(mask, False)
+    touches = binary_dilation(~mask, np.ones((3, 3, 3)))
+    border = np.argwhere(mask & touches)
+    for voxel in np.ndindex(mask.shape):
+        nearest = np.linalg.norm(border - voxel, axis=1).min()
+        assert found[voxel] == pytest.approx(-nearest if mask[voxel] else nearest, abs=1e-5)
+    normalized = signed_distance_map(mask, True)
+    assert normalized.max() <= 1
+    assert normalized.min() >= -1
+    assert np.array_equal(np.sign(found), np.sign(normalized))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mist_core.config import Preprocess
 from mist_core.io import Volume
 from mist_core.patches import (
     TrainingCase,
@@ -93,7 +94,7 @@ def written_case(tmp_path):
         },
         "test",
     )
-    write(preprocess([image], volume, plan), tmp_path, "a", plan, 100)
+    write(preprocess([image], volume, plan), tmp_path, "a", 4, Preprocess())
     return open_case(tmp_path, "a")
 
 

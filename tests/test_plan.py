@@ -18,6 +18,7 @@ FIELDS = {
         "median_resampled_image_size": [500, 400, 90],
     },
     "preprocessing": {
+        "skip": False,
         "crop_to_foreground": False,
         "crop_margin_mm": 2.5,
         "normalize_with_nonzero_mask": [False, False],
@@ -53,7 +54,7 @@ def test_a_plan_survives_its_file(tmp_path):
     plan = parse_plan(FIELDS, "here")
     write_json(path, plan.model_dump(mode="json"))
     assert read_plan(path) == plan
-    told = {"dataset": "", "limit_cases": None, "analyze": {}}
+    told = {"dataset": "", "limit_cases": None, "analyze": {}, "preprocess": {}}
     assert json.loads(path.read_text()) == FIELDS | {"left_out": {}, "analysis": told}
 
 

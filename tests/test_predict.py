@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mist_core.config import Predict, Train
+from mist_core.config import Predict, Preprocess, Train
 from mist_core.errors import DataError
 from mist_core.geometry import Geometry, Origin
 from mist_core.io import Volume, read_labels
@@ -268,7 +268,7 @@ def preprocessed(tmp_path):
     geometry = Geometry((9, 10, 11), (1.0, 1.2, 1.5), (5.0, 6.0, 7.0), turned)
     for name in "abc":
         image = Volume(np.random.default_rng(ord(name)).normal(size=geometry.shape), geometry)
-        write(preprocess([image], None, plan_of()), tmp_path / "numpy", name, plan_of(), 10)
+        write(preprocess([image], None, plan_of()), tmp_path / "numpy", name, 2, Preprocess())
     return tmp_path / "numpy", geometry
 
 

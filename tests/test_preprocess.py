@@ -8,7 +8,9 @@ import pytest
 from conftest import ball, geometries, grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 
+from mist_core.config import Preprocess
 from mist_core.errors import DataError
 from mist_core.geometry import Geometry, Origin
 from mist_core.intensity import z_score
@@ -70,6 +72,10 @@ def shifted(v, mm):
     g = v.geometry
     origin = (g.origin[0], g.origin[1], g.origin[2] + mm)
     return Volume(v.array, Geometry(g.shape, g.spacing, origin, g.direction))
+
+
+def lps(geometry):
+    return geometry.moved_axes(*geometry.to_lps())
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -168,19 +174,37 @@ def test_native_axes_do_not_matter(move):
     assert one.origin.training.matches(other.origin.training)
 
 
-@settings(max_examples=60)
-@given(geometries(high=16), st.booleans())
-def test_the_way_back_is_exact_where_spacing_stays(geometry, crop):
-    image, mask = bright_ball(geometry)
-    order, flips = geometry.to_lps()
-    plan = make_plan(geometry.moved_axes(order, flips).spacing, crop_to_foreground=crop)
+def there_and_back(image, mask, plan):
+    """The label map after preprocessing and the way back, by way of one-hot probabilities."""
     done = preprocess([image], mask, plan)
     maps = [(done.labels == k).astype(np.float32) for k in range(len(LABELS))]
     origin = Origin.from_json(json.loads(json.dumps(done.origin.to_json())))
     kept = origin.original.cropped(origin.box)
     back = np.zeros(origin.original.shape, np.uint8)
     back[origin.box] = strongest_class(iter(maps), origin.training, kept, np.uint8)
-    assert np.array_equal(np.array(LABELS)[back], mask.array)
+    return np.array(LABELS)[back]
+
+
+@settings(max_examples=60)
+@given(geometries(high=16), st.booleans())
+def test_the_way_back_is_exact_where_spacing_stays(geometry, crop):
+    image, mask = bright_ball(geometry)
+    order, flips = geometry.to_lps()
+    plan = make_plan(geometry.moved_axes(order, flips).spacing, crop_to_foreground=crop)
+    assert np.array_equal(there_and_back(image, mask, plan), mask.array)
+
+
+@settings(max_examples=100)
+@given(geometries(low=14, high=24), st.tuples(*[st.floats(0.6, 4)] * 3), st.booleans())
+def test_the_way_back_moves_no_border_by_more_than_a_voxel(geometry, spacing, crop):
+    image, mask = bright_ball(geometry)
+    back = there_and_back(image, mask, make_plan(spacing, crop_to_foreground=crop))
+    assert set(np.unique(back)) <= {0, 4}
+    voxel_mm = np.linalg.norm(np.maximum(spacing, lps(geometry).spacing))
+    for inside in (True, False):
+        wrong = ((mask.array > 0) == inside) & ((back > 0) != inside)
+        depth_mm = distance_transform_edt((mask.array > 0) == inside, sampling=geometry.spacing)
+        assert depth_mm[wrong].max(initial=0) <= voxel_mm
 
 
 def test_a_crop_is_the_foreground_on_the_native_grid():
@@ -248,7 +272,7 @@ def test_a_label_that_the_plan_does_not_have_is_reported():
 def test_the_files_of_a_case(tmp_path):
     mask = gap_labels(grid((5, 6, 7)))
     done = preprocess([volume(mask.geometry)], mask, make_plan())
-    write(done, tmp_path, "001", make_plan(), samples=20)
+    write(done, tmp_path, "001", 4, Preprocess(foreground_samples=20))
     load = {
         name: np.load(tmp_path / name / "001.npy", mmap_mode="r", allow_pickle=False)
         for name in ("images", "labels", "foreground")
@@ -264,7 +288,7 @@ def test_the_files_of_a_case(tmp_path):
 
 def test_a_case_without_a_mask_has_no_labels(tmp_path):
     done = preprocess([volume(grid((5, 6, 7)))], None, make_plan())
-    write(done, tmp_path, "a", make_plan(), samples=20)
+    write(done, tmp_path, "a", 4, Preprocess(foreground_samples=20))
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
     assert names == ["geometry/a.json", "images/a.npy"]
 
@@ -274,9 +298,49 @@ def test_remembered_voxels_follow_from_the_id(tmp_path):
     done = preprocess([volume(mask.geometry)], mask, make_plan())
 
     def remembered(case_id):
-        write(done, tmp_path, case_id, make_plan(), samples=20)
+        write(done, tmp_path, case_id, 4, Preprocess(foreground_samples=20))
         return np.load(tmp_path / "foreground" / f"{case_id}.npy")
 
     seed = zlib.crc32(b"a")  # the same in every process, as hash() is not
     assert np.array_equal(remembered("a"), sample_coordinates(done.labels, 4, 20, seed))
     assert not np.array_equal(remembered("a"), remembered("b"))
+
+
+def test_half_the_bytes_where_that_is_asked_for(tmp_path):
+    mask = gap_labels(grid((5, 6, 7)))
+    done = preprocess([volume(mask.geometry)], mask, make_plan())
+    write(done, tmp_path, "a", 4, Preprocess(dtype="float16", compute_dtms=True))
+    for name in ("images", "dtms"):
+        assert np.load(tmp_path / name / "a.npy").dtype == np.float16
+    image = np.load(tmp_path / "images/a.npy").astype(np.float32)
+    assert np.abs(image - done.image).max() < 2e-3
+
+
+def test_the_distance_map_of_a_label_above_a_gap_is_that_of_its_voxels(tmp_path):
+    """MIST looked for the value 4 among the indices 0 to 3, and found nothing."""
+    geometry = grid((9, 9, 9))
+    mask = np.zeros(geometry.shape, np.uint8)
+    mask[2:7, 2:7, 2:7] = 4
+    mask[0, 0, 0], mask[8, 8, 8] = 1, 2
+    done = preprocess([volume(geometry)], Volume(mask, geometry), make_plan())
+    write(done, tmp_path, "a", 4, Preprocess(compute_dtms=True, normalize_dtms=False))
+    maps = np.load(tmp_path / "dtms/a.npy", mmap_mode="r")
+    assert maps.shape == (4, 9, 9, 9)
+    assert maps.dtype == np.float32
+    assert maps[3, 4, 4].tolist() == [2, 1, 0, -1, -2, -1, 0, 1, 2]
+    assert maps[1, 0, 0, :3].tolist() == [0, 1, 2]
+    assert (maps[0][mask == 0] <= 0).all()
+    assert (maps[0][mask > 0] > 0).all()
+
+
+def test_images_that_are_preprocessed_already_are_only_turned(tmp_path):
+    mask = gap_labels(Geometry((5, 6, 7), (3, 2, 1), (1, 2, 3), np.eye(3)[:, [1, 2, 0]]))
+    image = volume(mask.geometry)
+    plan = make_plan(skip=True)
+    done = preprocess([image], mask, plan)
+    order, flips = mask.geometry.to_lps()
+    assert np.array_equal(done.image[0], moved(image, order, flips).array)
+    assert done.origin.training.spacing == tuple((3, 2, 1)[axis] for axis in order)
+    assert set(np.unique(done.labels)) == {0, 1, 2, 3}
+    write(done, tmp_path, "a", 4, Preprocess(skip=True, compute_dtms=True))
+    assert np.load(tmp_path / "dtms/a.npy").shape == (4, *done.labels.shape)

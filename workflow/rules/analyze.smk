@@ -60,6 +60,9 @@ checkpoint analyze:
         problems=digest(PROBLEMS),
         dataset=lambda wildcards, input: DATASET,
         settings=settings("analyze"),
+        skip=lambda wildcards: (
+            "--skip" if chosen_for(wildcards).preprocess.skip else ""
+        ),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
         cases_per_job=lambda wildcards, input: CASES_PER_JOB,
         results=lambda wildcards: CONFIG.results,
@@ -74,7 +77,7 @@ checkpoint analyze:
             --cases-per-job {params.cases_per_job} \
             --settings {params.settings:q} \
             --output {params.output:q} \
-            {params.limit} \
+            {params.limit} {params.skip} \
             >{log:q} 2>&1
         """
 

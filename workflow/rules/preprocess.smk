@@ -2,7 +2,8 @@
 Every case on the training grid.
 
 in:  the images and label map of a case, and the plan
-out: <numpy>/images/{case}.npy, labels/{case}.npy, foreground/{case}.npy, geometry/{case}.json
+out: <numpy>/images/{case}.npy, labels/{case}.npy, foreground/{case}.npy, geometry/{case}.json,
+     dtms/{case}.npy where distance maps are asked for
      <numpy>/test/ with images and geometry of the test cases
      <numpy>/arrays.json, test/arrays.json, what the arrays of all cases hold, in short
      <numpy>/{experiment}/ has its own of these where the experiment changes the grid
@@ -60,10 +61,12 @@ checkpoint gather_arrays:
         "../../envs/cpu.yaml"
     params:
         script=script("gather"),
+        dataset=lambda wildcards, input: DATASET,
     shell:
         r"""
         exec python {params.script:q} \
             --manifests {input:q} \
+            --dataset {params.dataset:q} \
             --output {output:q} \
             >{log:q} 2>&1
         """
@@ -81,10 +84,12 @@ checkpoint gather_test_arrays:
         "../../envs/cpu.yaml"
     params:
         script=script("gather"),
+        dataset=lambda wildcards, input: DATASET,
     shell:
         r"""
         exec python {params.script:q} \
             --manifests {input:q} \
+            --dataset {params.dataset:q} \
             --pass-on \
             --output {output:q} \
             >{log:q} 2>&1

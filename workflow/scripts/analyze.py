@@ -25,6 +25,7 @@ def main() -> None:
     p.add_argument("--chunks", type=Path, required=True, help="record of the chunks, likewise")
     p.add_argument("--cases-per-job", type=int, required=True, help="size of a chunk")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
+    p.add_argument("--skip", action="store_true", help="images are preprocessed already")
     p.add_argument("--limit-cases", type=int, help="use only the first so many cases")
     p.add_argument("--output", type=Path, required=True, help="the results folder")
     args = p.parse_args()
@@ -56,11 +57,12 @@ def main() -> None:
     left_out = {case_id: " ".join(lines) for case_id, lines in problems.items() if drop}
 
     prints = [fingerprint for fingerprint in prints if fingerprint.id not in left_out]
-    plan = analyze.make_plan(prints, dataset, settings)
+    plan = analyze.make_plan(prints, dataset, settings, args.skip)
     told = Analysis(
         dataset=str(dataset.path.absolute()),
         limit_cases=args.limit_cases,
         analyze=settings.model_dump(mode="json"),
+        preprocess={"skip": True} if args.skip else {},
     )
 
     rows = [

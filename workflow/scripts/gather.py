@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mist_core import cli
+from mist_core.dataset import read_dataset
 from mist_core.errors import raise_all
 from mist_core.files import read_json, write_json
 
@@ -13,6 +14,7 @@ def main() -> None:
     p.add_argument(
         "--pass-on", action="store_true", help="leave failures to the stages that follow"
     )
+    p.add_argument("--dataset", type=Path, help="dataset JSON: files of cases it has not go")
     p.add_argument("--output", type=Path, required=True, help="JSON: what became of each case")
     args = p.parse_args()
 
@@ -27,6 +29,9 @@ def main() -> None:
             path.unlink()  # to be tried again next time
     if not args.pass_on:
         raise_all(list(problems), "cases that failed")
+    if args.dataset:
+        dataset = read_dataset(args.dataset)
+        cli.forget_cases(args.output.parent, {*dataset.train_ids(), *dataset.test_ids()})
     kept = ("content", "error", cli.LEFT_OUT)
     short = {c: {k: s[k] for k in kept if k in s} for c, s in cases.items()}
     write_json(args.output, {"cases": dict(sorted(short.items()))})

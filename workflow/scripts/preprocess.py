@@ -19,11 +19,13 @@ def main() -> None:
     dataset, settings = read_dataset(args.dataset), Preprocess(**args.settings)
     fields = read_json(args.plan)
     obeyed = part_read_by("preprocess", fields)
+    with_mask = set(dataset.train_ids())
 
     def outputs(case_id: str) -> list[str]:
         names = [f"images/{case_id}.npy", f"geometry/{case_id}.json"]
-        if dataset.case(case_id).mask:
+        if case_id in with_mask:
             names += [f"labels/{case_id}.npy", f"foreground/{case_id}.npy"]
+            names += [f"dtms/{case_id}.npy"] if settings.compute_dtms else []
         return names
 
     def key(case_id: str) -> str:
@@ -39,7 +41,7 @@ def main() -> None:
         images = [io.read_image(path) for path in case.images]
         mask = io.read_labels(case.mask) if case.mask else None
         done = preprocess.preprocess(images, mask, plan)
-        preprocess.write(done, folder, case_id, plan, settings.foreground_samples)
+        preprocess.write(done, folder, case_id, len(plan.dataset_info.labels), settings)
 
     left_out = left_out_of(fields, args.case)
     cli.do_asked(cli.CaseWork(outputs, key, compute), args, left_out=left_out)
