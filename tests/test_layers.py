@@ -23,9 +23,14 @@ LAYERS = (
         "topology",
         "ensemble",
         "convert",
+        "shapes",
+        "observations",
     ),
     ("device", "parallel", "augment", "patches", "losses", "models"),
-    ("analyze", "preprocess", "train", "predict", "postprocess", "evaluate", "rank", "report"),
+    (
+        *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),
+        *("rank", "report"),
+    ),
     ("cli",),
     ("commands", "progress"),
 )
