@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mist_core import analyze, cli
 from mist_core.chunks import group_cases, read_record, write_record
-from mist_core.config import Analyze
+from mist_core.config import BESIDE_THE_PLAN, Analyze
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.files import read_json, write_json, write_rows
 from mist_core.folds import deal_folds, write_recorded_folds
@@ -38,7 +38,7 @@ def main() -> None:
     told = Analysis(
         dataset=str(dataset.path.absolute()),
         limit_cases=args.limit_cases,
-        analyze=settings.model_dump(mode="json"),
+        analyze=settings.model_dump(mode="json", exclude=set(BESIDE_THE_PLAN)),
     )
 
     table = Path(settings.case_table) if settings.case_table else None
