@@ -27,9 +27,10 @@ from mist_core.plan import read_plan
 # Arguments of Snakemake that say how many jobs run at once, or where.
 CORES = re.compile(r"-[cj]\d*|--(cores|jobs|executor|profile|workflow-profile)(=.*)?|-e")
 PROFILE = "--workflow-profile"
+OF_THE_ANALYSIS = ("fingerprint", "analyze", "describe")  # rules
 # Flags of the stages that this version does not have yet: refused by name, never ignored.
 NOT_YET = (
-    *("--data-dump", "--compute-dtms", "--no-preprocess", "--composite-loss-weighting"),
+    *("--compute-dtms", "--no-preprocess", "--composite-loss-weighting"),
     *("--lr-scheduler", "--optimizer", "--val-percent", "--pretrained-weights"),
     *("--pretrained-config", "--input-channel-strategy"),
 )
@@ -83,10 +84,14 @@ class Flags:
         )
         self.cores.append(name.strip("-").replace("-", "_"))
 
-    def add_switch(self, name: str, text: str) -> None:
-        """A flag that is given or not; true and false are understood too."""
+    def add_switch(self, name: str, text: str, place: str = "") -> None:
+        """A flag that is given or not; true and false are understood too.
+
+        With a place of the config it is said there, if it is given.
+        """
+        of_config = {"dest": place, "default": argparse.SUPPRESS} if place else {"default": False}
         self.parser.add_argument(
-            name, type=_truth, nargs="?", const=True, default=False, help=text, metavar="yes|no"
+            name, type=_truth, nargs="?", const=True, help=text, metavar="yes|no", **of_config
         )
 
 
@@ -127,7 +132,11 @@ def _analysis(flags: Flags) -> None:
     flags.add("--nfolds", "analyze.folds", "cross-validation folds", type=_count)
     flags.add_workers("--num-workers-analyze")
     flags.add_switch("--verify", "check all files first: always done")
-    flags.add_switch("--data-dump", "write data_dump.json and data_dump.md")
+    flags.add_switch(
+        "--data-dump",
+        "write data_dump.json and data_dump.md, which describe the dataset",
+        place="analyze.data_dump",
+    )
 
 
 def _preprocessing(flags: Flags) -> None:
@@ -173,7 +182,7 @@ def analyze() -> None:
     flags = Flags(analyze.__doc__)
     _folders(flags, "results")
     _analysis(flags)
-    _hand_over(flags, "analyzed", ["fingerprint", "analyze"])
+    _hand_over(flags, "analyzed", OF_THE_ANALYSIS)
 
 
 def preprocess() -> None:
@@ -199,7 +208,7 @@ def run_all() -> None:
     _analysis(flags)
     _preprocessing(flags)
     _training(flags)
-    _hand_over(flags, "all", ["fingerprint", "analyze", "preprocess", "train"])
+    _hand_over(flags, "all", [*OF_THE_ANALYSIS, "preprocess", "train"])
 
 
 def _hand_over(flags: Flags, target: str, rules: Sequence[str]) -> None:

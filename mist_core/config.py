@@ -17,6 +17,8 @@ Auto = Literal["auto"]
 Stage = Literal[
     "fingerprint",
     "analyze",
+    "describe",
+    "data_dump",
     "preprocess",
     "train",
     "predict",
@@ -29,7 +31,15 @@ Voxels = Annotated[int, Field(gt=0)]
 Label = Annotated[int, Field(gt=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 # Folders that the run itself makes under results/, where experiments live.
-RESERVED_EXPERIMENTS = ("logs", "benchmarks", "done", "fingerprints", "rank", "test")
+RESERVED_EXPERIMENTS = (
+    "logs",
+    "benchmarks",
+    "done",
+    "fingerprints",
+    "descriptions",
+    "rank",
+    "test",
+)
 
 
 def array_order(values: tuple[T, T, T]) -> tuple[T, T, T]:
@@ -69,6 +79,9 @@ class Analyze(Section):
     )
     crop_to_foreground: Auto | bool = Field(
         "auto", description="auto: when it removes 20 % of the volume on average"
+    )
+    data_dump: bool = Field(
+        False, description="write data_dump.json and data_dump.md: what the data look like"
     )
 
 
@@ -201,12 +214,9 @@ SECTIONS: dict[str, type[Section]] = {
     "train": Train,
     "predict": Predict,
 }
-OF_THE_DATASET = (
-    "folds",
-    "case_table",
-    "verify",
-    "empty_masks",
-)  # the same for all experiments: they are compared
+# The same for all experiments: they are compared.
+OF_THE_DATASET = ("folds", "case_table", "verify", "empty_masks", "data_dump")
+BESIDE_THE_PLAN = ("data_dump",)  # the plan does not depend on it
 OF_THE_PATCH = ("patch_size", "patch_voxels")  # part of the plan that the arrays do not depend on
 
 

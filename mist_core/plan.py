@@ -32,6 +32,10 @@ READ_BY = {
         "model",
     ),
     "evaluate": ("evaluation",),
+    "data_dump": (
+        "spatial_config.median_resampled_image_size",
+        "preprocessing.crop_to_foreground",
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HOME = Path(__file__).parent
+TEMPLATE_OF = {"report": "report.html", "describe": "data_dump.md"}  # by the module that fills it
 
 
 def sources_of(script: Path) -> list[Path]:
@@ -42,5 +43,5 @@ def _files(module: str) -> Iterator[Path]:
     for path in (place.with_suffix(".py"), place / "__init__.py"):
         if path.is_file():
             yield path
-    if rest == ["report"]:
-        yield from (HOME / "templates").iterdir()
+    if rest and rest[0] in TEMPLATE_OF:
+        yield HOME / "templates" / TEMPLATE_OF[rest[0]]

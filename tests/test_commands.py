@@ -119,7 +119,6 @@ def test_every_command_is_installed():
 @pytest.mark.parametrize(
     "words",
     [
-        ["--data-dump"],
         ["--compute-dtms"],
         ["--no-preprocess", "yes"],
         ["--val-percent", "0.1"],
@@ -177,7 +176,21 @@ def test_config_files_and_rules_of_the_user_are_joined_with_those_of_the_flags(t
     assert before == ["mine.yaml"]  # flags are stronger
     assert last.startswith("results/run-")
     assert configs[0]["train"] == {"epochs": 5}
-    assert after(command, "--forcerun") == ["rank", "fingerprint", "analyze", "preprocess", "train"]
+    stages = ["fingerprint", "analyze", "describe", "preprocess", "train"]
+    assert after(command, "--forcerun") == ["rank", *stages]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], None),
+        (["--data-dump"], {"data_dump": True}),
+        (["--data-dump", "no", "--nfolds", "3"], {"folds": 3, "data_dump": False}),
+    ],
+)
+def test_a_switch_is_in_the_config_only_when_it_is_given(tmp_path, words, expected):
+    _, configs = planned(tmp_path, *words)
+    assert configs[0].get("analyze") == expected
 
 
 def test_what_is_there_may_be_named(tmp_path):

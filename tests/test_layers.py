@@ -24,9 +24,14 @@ LAYERS = (
         "ensemble",
         "convert",
         "verify",
+        "shapes",
+        "observations",
     ),
     ("device", "parallel", "augment", "patches", "losses", "models"),
-    ("analyze", "preprocess", "train", "predict", "postprocess", "evaluate", "rank", "report"),
+    (
+        *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),
+        *("rank", "report"),
+    ),
     ("cli",),
     ("commands", "progress"),
 )

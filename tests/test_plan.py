@@ -95,7 +95,8 @@ def test_what_is_no_plan_is_refused(fields):
 CHANGES = [
     ("spatial_config.target_spacing", [1, 1, 1], {"preprocess", "train"}),
     ("spatial_config.patch_size", [32, 32, 32], {"train"}),
-    ("spatial_config.median_resampled_image_size", [1, 1, 1], set()),
+    ("spatial_config.median_resampled_image_size", [1, 1, 1], {"data_dump"}),
+    ("preprocessing.crop_to_foreground", True, {"preprocess", "train", "data_dump"}),
     ("preprocessing.normalize_with_nonzero_mask", [True, False], {"preprocess", "train"}),
     ("preprocessing.ct_normalization", [None, None], {"preprocess", "train"}),
     ("dataset_info.labels", [0, 1, 2, 4], {"preprocess", "train"}),

@@ -198,6 +198,9 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     project.config["evaluate"]["classes"] = {"whole": [1, 2, 4]}
     assert project.jobs() == {"evaluate": 6} | OF_ALL
 
+    project.config["analyze"]["data_dump"] = True
+    assert project.jobs() == {"describe": 2, "data_dump": 1}
+
     project.config["experiments"]["b"]["train"]["epochs"] = 2
     assert project.jobs() == OF_ONE_EXPERIMENT | GATHER | OF_ALL
 
@@ -205,7 +208,8 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     assert project.jobs() == GATHER | OF_ALL
 
     project.config["analyze"]["target_spacing"] = [1.5, 1.5, 1.5]
-    assert project.jobs() == ON_THE_GRID | OF_ONE_EXPERIMENT | GATHER | OF_ALL
+    dump = {"data_dump": 1}  # it names the resampled size
+    assert project.jobs() == ON_THE_GRID | dump | OF_ONE_EXPERIMENT | GATHER | OF_ALL
 
     # The target spacing is fixed now, so another case leaves the plan as it is.
     before, files = project.folds(), project.made()
@@ -215,6 +219,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     assert {i: folds[i] for i in before} == before
     assert jobs == (
         {"fingerprint": 1, "analyze": 1, "preprocess": 1, "gather_arrays": 1}
+        | {"describe": 1, "data_dump": 1}
         | OF_ONE_EXPERIMENT
         | {"train": 1}
         | GATHER
@@ -240,6 +245,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     shutil.rmtree(data / "train/case_00")
     files = project.made()
     of_chunk = {"fingerprint": 1, "analyze": 1, "preprocess": 1, "gather_arrays": 1}
+    of_chunk |= {"describe": 1, "data_dump": 1}
     assert project.jobs() == of_chunk | OF_ONE_EXPERIMENT | {"train": 1} | GATHER | OF_ALL
     assert not [p for p in project.changed(files) if p.startswith("numpy")]
 
@@ -565,6 +571,24 @@ def test_all_bad_files_of_a_dataset_are_shown_together(project):
         )
     project.config["experiments"] = {"a": {}}
     assert project.jobs()["report"] == 1
+
+
+def test_a_lost_description_is_made_again_for_the_same_data_dump(project):
+    project.config["analyze"]["data_dump"] = True
+    _, output, jobs = project.run("--", "analyzed")
+    assert {rule: jobs[rule] for rule in ("describe", "data_dump.log")} == {
+        **{"describe": 2, "data_dump.log": 1}
+    }, output
+    results = project.folder / "results"
+    texts = [(results / name).read_text() for name in ("data_dump.json", "data_dump.md")]
+    assert json.loads(texts[0])["dataset_summary"]["num_patients"] == 4
+    assert texts[1].startswith("# Data dump: demo\n")
+
+    (results / "descriptions/demo_02.npy").unlink()
+    (results / "data_dump.md").unlink()
+    _, output, jobs = project.run("--", "analyzed")
+    assert jobs == {"describe": 1, "data_dump.log": 1}, output
+    assert texts == [(results / name).read_text() for name in ("data_dump.json", "data_dump.md")]
 
 
 def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):

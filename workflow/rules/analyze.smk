@@ -3,6 +3,8 @@ What the training cases imply: a fingerprint each, then the plan.
 
 in:  the images and label maps of the training cases
 out: <results>/fingerprints/{case}.json, <results>/config.json, train_paths.csv, fg_bboxes.csv
+     <results>/descriptions/{case}.json and .npy, <results>/data_dump.json and .md, if they are asked
+     for
      <results>/folds.json, a record that only ever grows: cases keep their fold
      <results>/{experiment}/ has its own of these where the experiment changes the plan
 """
@@ -59,7 +61,7 @@ checkpoint analyze:
         folds=digest(FOLDS),
         problems=digest(PROBLEMS),
         dataset=lambda wildcards, input: DATASET,
-        settings=settings("analyze"),
+        settings=settings("analyze", without=BESIDE_THE_PLAN),
         skip=lambda wildcards: (
             "--skip" if chosen_for(wildcards).preprocess.skip else ""
         ),
@@ -78,6 +80,74 @@ checkpoint analyze:
             --settings {params.settings:q} \
             --output {params.output:q} \
             {params.limit} {params.skip} \
+            >{log:q} 2>&1
+        """
+
+
+rule describe:
+    input:
+        files=files_in_chunk,
+        # Waited for: bad files are told by the analysis, all at once.
+        plan=ancient("<results>/config.json"),
+        code=code("describe"),
+    output:
+        "<results>/done/describe/{chunk}.json",
+    log:
+        "<results>/logs/describe/{chunk}.log",
+    benchmark:
+        "<results>/benchmarks/describe/{chunk}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        script=script("describe"),
+        files=files,
+        left_out=left_out,
+        dataset=lambda wildcards, input: DATASET,
+        cases=cases,
+        tracked=tracked,
+        folder=f"{CONFIG.results}/descriptions",
+    shell:
+        r"""
+        exec python {params.script:q} \
+            --dataset {params.dataset:q} \
+            --plan {input.plan:q} \
+            --case {params.cases:q} \
+            --output {params.folder:q} \
+            --manifest {output:q} {params.tracked} \
+            >{log:q} 2>&1
+        """
+
+
+rule data_dump:
+    input:
+        descriptions=manifests("describe/", TRAIN_CHUNKS),
+        plan=ancient("<results>/config.json"),
+        boxes=ancient("<results>/fg_bboxes.csv"),
+        code=code("data_dump"),
+    output:
+        json="<results>/data_dump.json",
+        text=report("<results>/data_dump.md", category="Plan"),
+    log:
+        "<results>/logs/data_dump.log",
+    benchmark:
+        "<results>/benchmarks/data_dump.tsv"
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        script=script("data_dump"),
+        facts=lambda wildcards: json.dumps(FACTS),
+        plan=plan("data_dump"),
+        dataset=lambda wildcards, input: DATASET,
+    shell:
+        r"""
+        exec python {params.script:q} \
+            --dataset {params.dataset:q} \
+            --manifests {input.descriptions:q} \
+            --plan {input.plan:q} \
+            --boxes {input.boxes:q} \
+            --output-json {output.json:q} \
+            --output-md {output.text:q} \
             >{log:q} 2>&1
         """
 

@@ -23,7 +23,7 @@ import mist_core
 from mist_core.chunks import chunk_cases, group_cases, read_record
 from mist_core.cli import digest, forget_lost_files
 from mist_core.commands import home
-from mist_core.config import Config, merged, read_config
+from mist_core.config import BESIDE_THE_PLAN, Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
 from mist_core.errors import DataError, table_of
@@ -47,6 +47,7 @@ DEMO = Path("data/demo")  # made by rule make_demo_data when the config names no
 # Stages whose jobs look at what they made before: cases that are done, a checkpoint.
 STAGES_WITH_MEMORY = (
     "fingerprint",
+    "describe",
     "preprocess",
     "train",
     "predict",
@@ -324,9 +325,14 @@ def chosen_for(wildcards):
     return next((EXPERIMENTS[name] for name in names if name), CONFIG)
 
 
-def settings(section):
+def settings(section, without=()):
     """A section of the config as JSON."""
-    return lambda wildcards: getattr(chosen_for(wildcards), section).model_dump_json()
+
+    def value(wildcards):
+        chosen = getattr(chosen_for(wildcards), section)
+        return chosen.model_dump_json(exclude=set(without))
+
+    return value
 
 
 @cache
@@ -374,18 +380,20 @@ def plan(stage):
     def pick(fields, wildcards):
         return part_read_by(stage, fields)
 
-    if stage == "evaluate":  # classes are the same for all experiments
+    if stage in ("evaluate", "data_dump"):  # the same for all experiments
         return after("analyze", lambda wildcards: "", shared_plan_path, pick)
     return after("analyze", grid_of_plan, plan_path, pick)
 
 
 def left_out(wildcards):
     """The cases of a chunk that the plan leaves out, and why."""
+    home = wildcards.get("grid", "")
 
     def pick(fields, wildcards):
         return json.dumps(left_out_of(fields, in_chunk(wildcards)))
 
-    return after("analyze", grid_of_plan, plan_path, pick)(wildcards)
+    place = f"{CONFIG.results}/{home}config.json"
+    return after("analyze", lambda _: home, lambda _: place, pick)(wildcards)
 
 
 def grid_of_arrays(wildcards):
@@ -573,6 +581,7 @@ def analysis():
     """What mist_analyze is for."""
     of_all = ["config.json", "train_paths.csv", "fg_bboxes.csv"]
     of_all += ["test_paths.csv"] if TEST else []
+    of_all += ["data_dump.json", "data_dump.md"] if CONFIG.analyze.data_dump else []
     return [f"{CONFIG.results}/{file}" for file in of_all]
 
 

@@ -6,9 +6,7 @@ out: data/demo/
 
 MADE_UP = demo_cases(DEMO)
 DEMO_FILES = [
-    str(path)
-    for case in (MADE_UP.train | MADE_UP.test).values()
-    for path in case.files
+    str(path) for case in (MADE_UP.train | MADE_UP.test).values() for path in case.files
 ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mist_core import analyze, cli
 from mist_core.chunks import group_cases, read_record, write_record
-from mist_core.config import Analyze
+from mist_core.config import BESIDE_THE_PLAN, Analyze
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.errors import DataError, rows_of, table_of
 from mist_core.files import read_json, write_json, write_rows
@@ -61,7 +61,7 @@ def main() -> None:
     told = Analysis(
         dataset=str(dataset.path.absolute()),
         limit_cases=args.limit_cases,
-        analyze=settings.model_dump(mode="json"),
+        analyze=settings.model_dump(mode="json", exclude=set(BESIDE_THE_PLAN)),
         preprocess={"skip": True} if args.skip else {},
     )
 
