@@ -27,6 +27,8 @@ from mist_core.verify import misplaced, problems_of_headers
 
 CROP_FROM = 0.20  # crop when that removes this share of the volume on average
 ZEROS_FROM = 0.20  # zero is background when this share of the voxels is zero on average
+PATCH_VOXELS = 128**3  # for a batch of 2 on a GPU with this memory, or without a GPU
+GPU_MEMORY_GB = 16.0
 CT_STRIDE = 10  # every so many foreground voxels enter the CT statistics
 MIN_PATCH = 32
 
@@ -166,11 +168,16 @@ def _turned(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_plan(
-    prints: Sequence[Fingerprint], dataset: Dataset, settings: Analyze, skip: bool = False
+    prints: Sequence[Fingerprint],
+    dataset: Dataset,
+    settings: Analyze,
+    skip: bool = False,
+    budget: int = PATCH_VOXELS,
 ) -> Plan:
     """Merge fingerprints of cases without problems into a plan.
 
     With ``skip`` the images are as they are to be: nothing is cropped, resampled or normalised.
+    ``budget`` is how many voxels a patch may have.
     """
     spacing = (
         target_spacing([p.spacing for p in prints])
@@ -189,7 +196,7 @@ def make_plan(
         spacing,
     )
     patch = (
-        choose_patch(size, spacing, settings.patch_voxels)
+        choose_patch(size, spacing, budget)
         if settings.patch_size == "auto"
         else _fitting(array_order(settings.patch_size), spacing)
     )
@@ -350,6 +357,15 @@ def median_size(sizes: Sequence[Shape], spacings: Sequence[Triple], target: Trip
     resampled = np.round(np.asarray(sizes) * np.asarray(spacings) / np.asarray(target))
     z, y, x = np.median(resampled, axis=0).astype(int).tolist()
     return (max(z, 1), max(y, 1), max(x, 1))
+
+
+def patch_budget(settings: Analyze, batch_size: int, gpu_memory_gb: float | None) -> int:
+    """Voxels that a patch may have, by the memory (GiB) of the GPU; None: there is no GPU."""
+    if settings.patch_voxels != "auto":
+        return settings.patch_voxels
+    if gpu_memory_gb is None:
+        return PATCH_VOXELS
+    return int(gpu_memory_gb / GPU_MEMORY_GB * PATCH_VOXELS * 2 / batch_size)
 
 
 def choose_patch(size: Shape, spacing: Triple, budget: int) -> Shape:

@@ -21,7 +21,7 @@ import yaml
 from mist_core import cli
 from mist_core.config import Config, merged
 from mist_core.errors import DataError
-from mist_core.files import write_text
+from mist_core.files import read_json, write_text
 from mist_core.plan import read_plan
 
 # Arguments of Snakemake that say how many jobs run at once, or where.
@@ -30,9 +30,8 @@ PROFILE = "--workflow-profile"
 OF_THE_ANALYSIS = ("fingerprint", "analyze", "describe")  # rules
 # Flags of the stages that this version does not have yet: refused by name, never ignored.
 NOT_YET = (
-    *("--compute-dtms", "--no-preprocess", "--composite-loss-weighting"),
-    *("--lr-scheduler", "--optimizer", "--val-percent", "--pretrained-weights"),
-    *("--pretrained-config", "--input-channel-strategy"),
+    *("--composite-loss-weighting", "--lr-scheduler", "--optimizer", "--val-percent"),
+    *("--pretrained-weights", "--pretrained-config", "--input-channel-strategy"),
 )
 
 
@@ -141,8 +140,16 @@ def _analysis(flags: Flags) -> None:
 
 def _preprocessing(flags: Flags) -> None:
     flags.add_workers("--num-workers-preprocess")
-    flags.add_switch("--compute-dtms", "write distance maps, which some losses need")
-    flags.add_switch("--no-preprocess", "only convert images that are preprocessed already")
+    flags.add_switch(
+        "--compute-dtms",
+        "write distance maps, which some losses need",
+        place="preprocess.compute_dtms",
+    )
+    flags.add_switch(
+        "--no-preprocess",
+        "only convert images that are preprocessed already",
+        place="preprocess.skip",
+    )
 
 
 def _training(flags: Flags) -> None:
@@ -245,7 +252,10 @@ def _snakemake(
         if place.split(".")[0] in fields:
             chosen = merged(chosen, _nested(place, value))
     results = Path(chosen.setdefault("results", Config().results))
-    config = merged(_analyzed(results, args), chosen)
+    told = _analyzed(results, args)
+    if "preprocess" not in rules:
+        told = merged(told, _preprocessed(Path(chosen.get("numpy", Config().numpy))))
+    config = merged(told, chosen)
     # A name for each content: jobs of a run that is at work read theirs again.
     path = results / f"run-{cli.digest(config)}.yaml"
     write_text(path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
@@ -276,6 +286,12 @@ def _analyzed(results: Path, args: argparse.Namespace) -> dict[str, Any]:
     if "data" in args:
         return {"dataset": analysis.dataset}
     return analysis.model_dump(mode="json")
+
+
+def _preprocessed(numpy: Path) -> dict[str, Any]:
+    """What the preprocessing was told by the command that made the arrays."""
+    arrays = numpy / "arrays.json"
+    return {"preprocess": read_json(arrays).get("settings", {})} if arrays.exists() else {}
 
 
 def _script(name: str) -> Callable[[], None]:

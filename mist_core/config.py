@@ -62,6 +62,9 @@ class Analyze(Section):
         description="CSV with a column id, and fold, patient or both: a fold given here is kept, "
         "the cases of a patient share a fold",
     )
+    stratify: bool = Field(
+        False, description="spread the cases of each label evenly over the folds"
+    )
     verify: Literal["strict", "drop"] = Field(
         "strict", description="what bad cases do: stop the run, all named, or are left out"
     )
@@ -74,8 +77,13 @@ class Analyze(Section):
     patch_size: Auto | tuple[Voxels, Voxels, Voxels] = Field(
         "auto", description="voxels, (x, y, z); auto: from the resampled sizes and the budget"
     )
-    patch_voxels: int = Field(
-        128**3, gt=0, description="voxels a patch may have when patch_size is auto"
+    patch_voxels: Auto | Voxels = Field(
+        "auto",
+        description="voxels a patch may have when patch_size is auto; auto: 128 x 128 x 128 "
+        "for 16 GiB of the GPU and a batch of 2, in proportion to both; without a GPU just these",
+    )
+    gpu_memory_gb: Auto | Positive = Field(
+        "auto", description="GiB of the GPU that will train; auto: as seen in the first analysis"
     )
     crop_to_foreground: Auto | bool = Field(
         "auto", description="auto: when it removes 20 % of the volume on average"
@@ -215,9 +223,10 @@ SECTIONS: dict[str, type[Section]] = {
     "predict": Predict,
 }
 # The same for all experiments: they are compared.
-OF_THE_DATASET = ("folds", "case_table", "verify", "empty_masks", "data_dump")
+OF_THE_DATASET = ("folds", "case_table", "stratify", "verify", "empty_masks", "data_dump")
 BESIDE_THE_PLAN = ("data_dump",)  # the plan does not depend on it
-OF_THE_PATCH = ("patch_size", "patch_voxels")  # part of the plan that the arrays do not depend on
+# Part of the plan that the arrays do not depend on.
+OF_THE_PATCH = ("patch_size", "patch_voxels", "gpu_memory_gb")
 
 
 class Config(Section):

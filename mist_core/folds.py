@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mist_core.errors import DataError, raise_all
@@ -10,17 +10,24 @@ from mist_core.files import read_json, read_rows, write_json
 
 
 def deal_folds(
-    cases: Iterable[str], n_folds: int, record: Path, case_table: Path | None = None
+    cases: Iterable[str],
+    n_folds: int,
+    record: Path,
+    case_table: Path | None = None,
+    labels_of: Callable[[Sequence[str]], Mapping[str, frozenset[int]]] | None = None,
 ) -> dict[str, int]:
     """The fold of every case, from what was recorded and what the user's table says.
 
     ``case_table`` is a CSV with a column ``id`` and ``fold``, ``patient`` or both: a fold given
-    there is kept, and the cases of a patient share a fold. Raises DataError with all that is wrong
-    in it, and when the record holds a patient in two folds.
+    there is kept, and the cases of a patient share a fold. ``labels_of`` gives the labels of cases,
+    by which new ones are spread evenly; it is asked only if there is a new one. Raises DataError
+    with all that is wrong in the table, and when the record holds a patient in two folds.
     """
     cases = sorted(set(cases))
     patients, given = read_case_table(case_table, cases, n_folds) if case_table else ({}, {})
-    return assign_folds(cases, n_folds, read_recorded_folds(record, n_folds) | given, patients)
+    known = read_recorded_folds(record, n_folds) | given
+    labels = labels_of(cases) if labels_of and not known.keys() >= set(cases) else {}
+    return assign_folds(cases, n_folds, known, patients, labels)
 
 
 def assign_folds(
@@ -28,11 +35,16 @@ def assign_folds(
     n_folds: int,
     recorded: Mapping[str, int],
     patients: Mapping[str, str] | None = None,
+    labels: Mapping[str, frozenset[int]] | None = None,
 ) -> dict[str, int]:
     """Give every case a fold in 0..n_folds-1; recorded cases keep theirs.
 
     The cases of a patient share a fold. New patients go, in an order that depends on their names
     only, to the fold with the fewest cases: the same cases get the same folds on every machine.
+
+    With the ``labels`` of cases, patients with rarer labels go first, each to the fold with the
+    fewest cases of its rarest label: iterative stratification, Sechidis et al., ECML PKDD 2011,
+    LNCS 6913, 145-158.
     """
     members: dict[str, list[str]] = defaultdict(list)
     for case in sorted(set(cases)):
@@ -52,10 +64,21 @@ def assign_folds(
             folds |= dict.fromkeys(own, fold)
             sizes[fold] += len(own)
     raise_all(problems, "folds")
-    for patient in sorted((p for p in members if members[p][0] not in folds), key=_shuffled):
-        fold = min(range(n_folds), key=lambda k: (sizes[k], k))
+    labels = labels or {}
+    counts = Counter(label for own in labels.values() for label in own)
+    present = Counter((fold, each) for c, fold in folds.items() for each in labels.get(c, ()))
+
+    def rarest(patient: str) -> tuple[int, int]:
+        own = {label for case in members[patient] for label in labels.get(case, ())}
+        return min(((counts[label], label) for label in own), default=(len(members), 0))
+
+    new = [patient for patient, own in members.items() if own[0] not in folds]
+    for patient in sorted(new, key=lambda p: (*rarest(p), _shuffled(p))):
+        _, label = rarest(patient)
+        fold = min(range(n_folds), key=lambda k: (present[k, label], sizes[k], k))
         folds |= dict.fromkeys(members[patient], fold)
         sizes[fold] += len(members[patient])
+        present.update((fold, each) for case in members[patient] for each in labels.get(case, ()))
     return dict(sorted(folds.items()))
 
 

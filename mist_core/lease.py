@@ -9,6 +9,8 @@ import fcntl
 import logging
 import os
 import random
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -59,6 +61,19 @@ def gpu_pool(environment: Mapping[str, str]) -> list[str]:
     if given is not None:
         return [name for name in given.split(",") if name.strip() not in ("", "-1")]
     return [str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def gpu_memory_gb(environment: Mapping[str, str]) -> float | None:
+    """Memory in GiB of the smallest GPU that may be used; None where there is none."""
+    pool = gpu_pool(environment)
+    if not pool or not (program := shutil.which("nvidia-smi", path=environment.get("PATH"))):
+        return None
+    fields = ("--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
+    command = [program, *fields]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
+    sizes = [float(mib) / 1024 for index, uuid, mib in rows if {index, uuid} & set(pool)]
+    return min(sizes, default=None)
 
 
 def _lock_folder(environment: Mapping[str, str]) -> Path:

@@ -98,7 +98,6 @@ class Analysis(_Part):
     dataset: str = ""
     limit_cases: int | None = None
     analyze: dict[str, Any] = {}
-    preprocess: dict[str, Any] = {}
 
 
 class Plan(_Part):

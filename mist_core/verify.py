@@ -1,17 +1,21 @@
-"""What headers show to be wrong with the files of a case. A problem is one line: the file, what
-was expected, what was found, what to do.
+"""What can be said of cases before they are read for good: wrong headers, labels that occur.
+
+A problem is one line: the file, what was expected, what was found, what to do.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from mist_core.dataset import Case
 from mist_core.errors import DataError
+from mist_core.files import read_json
 from mist_core.geometry import Geometry
-from mist_core.io import read_geometry
+from mist_core.io import read_geometry, read_labels
 
-READERS = 8  # threads that read headers: they wait for the disk
+READERS = 4  # threads: reading is waiting for the disk, and inflating without Python's lock
 
 
 def misplaced(paths: Sequence[Path], geometries: Sequence[Geometry]) -> list[str]:
@@ -48,3 +52,25 @@ def _problems_of_header(case: Case) -> list[str]:
         except DataError as error:
             problems.append(str(error))
     return problems or misplaced(case.files, geometries)
+
+
+def labels_present(cases: Sequence[Case], fingerprints: Path) -> dict[str, frozenset[int]]:
+    """The labels above 0 of every case, from its fingerprint or else its label map.
+
+    A label map that cannot be read has none here: the fingerprint will tell.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda case: _labels_of(case, fingerprints), cases)
+        return {case.id: labels for case, labels in zip(cases, found, strict=True)}
+
+
+def _labels_of(case: Case, fingerprints: Path) -> frozenset[int]:
+    known = fingerprints / f"{case.id}.json"
+    if known.exists():
+        return frozenset(map(int, read_json(known)["label_counts"] or ())) - {0}
+    assert case.mask is not None
+    try:
+        counts = np.bincount(read_labels(case.mask).array.ravel())
+    except DataError:
+        return frozenset()
+    return frozenset(np.flatnonzero(counts).tolist()) - {0}

@@ -22,6 +22,7 @@ from mist_core.analyze import (
     judge,
     make_plan,
     median_size,
+    patch_budget,
     target_spacing,
 )
 from mist_core.config import Analyze
@@ -427,7 +428,7 @@ def test_what_the_user_sets_is_xyz_and_wins(tmp_path):
     assert plan.target_spacing_mm == (3, 2, 1)
     assert plan.patch_size == (96, 64, 32)
     assert plan.spatial_config.median_resampled_image_size == (100, 50, 33)
-    small = make_plan([print_of()], dataset(tmp_path), Analyze(patch_voxels=64**3))
+    small = make_plan([print_of()], dataset(tmp_path), Analyze(), budget=64**3)
     assert small.patch_size == (64, 64, 64)
 
 
@@ -552,3 +553,37 @@ def test_a_copy_has_the_key_of_its_original(tmp_path):
 def test_a_label_that_one_case_lacks_is_fine(tmp_path):
     prints = [print_of("a", label_counts={0: 5}), print_of("b", label_counts={1: 5})]
     assert make_plan(prints, dataset(tmp_path), Analyze()).dataset_info.labels == (0, 1)
+
+
+# --- the patch and the GPU ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choices", "batch_size", "memory", "voxels"),
+    [
+        ({}, 2, None, 128**3),
+        ({}, 8, None, 128**3),  # as MIST: without a GPU the batch does not matter
+        ({}, 2, 16.0, 128**3),
+        ({}, 2, 8.0, 128**3 // 2),
+        ({}, 4, 16.0, 128**3 // 2),
+        ({}, 1, 24.0, 128**3 * 3),
+        ({"patch_voxels": 1000}, 1, 24.0, 1000),
+    ],
+)
+def test_a_patch_grows_with_the_memory_of_the_gpu_and_shrinks_with_the_batch(
+    choices, batch_size, memory, voxels
+):
+    assert patch_budget(Analyze(**choices), batch_size, memory) == voxels
+
+
+def test_images_that_are_preprocessed_are_planned_as_they_are(tmp_path):
+    sizes = {"size": (60, 100, 100), "cropped_size": (30, 50, 50), "nonzero_fractions": (0.5,)}
+    spacings = {"a": (2.0, 1.0, 1.0), "b": (2.0, 1.0, 1.0), "c": (4.0, 1.0, 1.0)}
+    prints = [print_of(i, spacing=spacing, **sizes) for i, spacing in spacings.items()]
+    plan = make_plan(prints, dataset(tmp_path, modality="ct"), Analyze(), skip=True)
+    assert plan.preprocessing.skip
+    assert not plan.preprocessing.crop_to_foreground
+    assert plan.preprocessing.normalize_with_nonzero_mask == (False,)
+    assert plan.preprocessing.ct_normalization == (None,)
+    assert plan.spatial_config.median_resampled_image_size == (100, 100, 60)
+    assert not make_plan(prints, dataset(tmp_path), Analyze()).preprocessing.skip

@@ -119,8 +119,6 @@ def test_every_command_is_installed():
 @pytest.mark.parametrize(
     "words",
     [
-        ["--compute-dtms"],
-        ["--no-preprocess", "yes"],
         ["--val-percent", "0.1"],
         ["--pretrained-weights", "w.pt"],
         ["--composite-loss-weighting", "linear"],
@@ -183,14 +181,18 @@ def test_config_files_and_rules_of_the_user_are_joined_with_those_of_the_flags(t
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], None),
-        (["--data-dump"], {"data_dump": True}),
-        (["--data-dump", "no", "--nfolds", "3"], {"folds": 3, "data_dump": False}),
+        ([], {}),
+        (["--data-dump"], {"analyze": {"data_dump": True}}),
+        (["--data-dump", "no", "--nfolds", "3"], {"analyze": {"folds": 3, "data_dump": False}}),
+        (
+            ["--compute-dtms", "--no-preprocess"],
+            {"preprocess": {"compute_dtms": True, "skip": True}},
+        ),
     ],
 )
 def test_a_switch_is_in_the_config_only_when_it_is_given(tmp_path, words, expected):
     _, configs = planned(tmp_path, *words)
-    assert configs[0].get("analyze") == expected
+    assert {k: configs[0][k] for k in ("analyze", "preprocess") if k in configs[0]} == expected
 
 
 def test_what_is_there_may_be_named(tmp_path):
@@ -270,15 +272,17 @@ def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
     assert run("analyze", *data, "--nfolds", "2", "--results", "results") == {
         *("fingerprint", "analyze", "test_paths.log"),
     }
-    assert run("preprocess", *folders) == {
+    assert run("preprocess", *folders, "--compute-dtms") == {
         *("preprocess", "gather_arrays", "gather_test_arrays", "gather_tests.log"),
     }
+    assert len(list((tmp_path / "numpy/dtms").glob("*.npy"))) == 4
     trained = run("train", *folders, *SHORT, *QUICK)
     assert {"train", "predict", "predict_test", "evaluate", "rank.log"} <= trained
-    assert "preprocess" not in trained
+    assert "preprocess" not in trained  # what it was told is known
     assert (tmp_path / "results/default/results.csv").exists()
     # The same as one command: nothing is left to do.
-    assert run("run_all", *data, "--nfolds", "2", *folders, *SHORT, *QUICK) == set()
+    whole = ["run_all", *data, "--nfolds", "2", *folders, *SHORT, *QUICK]
+    assert run(*whole, "--compute-dtms") == set()
     # More epochs: training and what follows.
     longer = [*SHORT[2:], "--epochs", "2"]
     again = run("train", *folders, *longer, *QUICK)
@@ -310,6 +314,10 @@ def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
     )
     same = read_labels(tmp_path / "new/same.nii.gz")
     np.testing.assert_array_equal(new.array, same.array)
+
+    # A switch of one run is not one of the next.
+    assert "preprocess" in run("preprocess", *folders)
+    assert not list((tmp_path / "numpy/dtms").glob("*.npy"))
 
     folds = [models / "fold_0.pt", models / "fold_1.pt"]
     done = mist("average_weights", "--weights", *folds, "--output", tmp_path / "mean.pt")

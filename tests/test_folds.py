@@ -170,3 +170,57 @@ def test_a_patient_in_two_folds_of_the_user_is_refused(tmp_path):
 def test_a_case_table_without_its_columns_is_refused(tmp_path, header):
     with pytest.raises(DataError, match="expected a column id, and fold or patient"):
         deal_folds("a", 2, tmp_path / "folds.json", table(tmp_path, header, "a,0"))
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+@given(st.dictionaries(st.text("ab01", min_size=1, max_size=6), st.frozensets(st.integers(1, 4))),
+       N_FOLDS)  # fmt: skip
+def test_the_rarest_label_is_spread_evenly_and_so_are_the_cases(labels, n_folds):
+    folds = assign_folds(labels, n_folds, {}, labels=labels)
+    assert folds.keys() == labels.keys()
+    counts = {v: sum(v in own for own in labels.values()) for own in labels.values() for v in own}
+    if counts:
+        rarest = min(counts, key=lambda v: (counts[v], v))
+        spread = [sum(rarest in labels[c] for c in folds if folds[c] == k) for k in range(n_folds)]
+        assert max(spread) - min(spread) <= 1
+    sizes = [list(folds.values()).count(k) for k in range(n_folds)]
+    assert max(sizes) - min(sizes) <= 1 + len(counts)
+
+
+def test_every_fold_has_a_case_of_a_rare_label():
+    labels = {f"{n:02d}": frozenset({1, 2} if n % 6 == 0 else {1}) for n in range(30)}
+    folds = assign_folds(labels, 5, {}, labels=labels)
+    assert sorted(folds[f"{n:02d}"] for n in range(0, 30, 6)) == [0, 1, 2, 3, 4]
+    assert [list(folds.values()).count(k) for k in range(5)] == [6] * 5
+    # Without the labels some fold has none.
+    assert len({assign_folds(labels, 5, {})[f"{n:02d}"] for n in range(0, 30, 6)}) < 5
+
+
+def test_a_new_case_with_a_rare_label_goes_where_there_is_none():
+    recorded = {"a": 0, "b": 0, "c": 1, "d": 1}
+    labels = {"a": frozenset({1, 2}), "b": frozenset({1}), "c": frozenset({1}),
+              "d": frozenset({1}), "new": frozenset({1, 2})}  # fmt: skip
+    assert assign_folds(labels, 2, recorded, labels=labels)["new"] == 1
+
+
+def test_a_patient_with_a_rare_label_stays_in_one_fold():
+    labels = {c: frozenset({2} if c in "ae" else {1}) for c in "abcdef"}
+    patients = {"a": "p", "b": "p", "e": "q", "f": "q"}
+    folds = assign_folds(labels, 2, {}, patients, labels)
+    assert folds["a"] == folds["b"] != folds["e"] == folds["f"]
+
+
+def test_labels_are_asked_for_only_if_a_case_is_new(tmp_path):
+    asked = []
+
+    def labels_of(cases):
+        asked.append(cases)
+        return {case: frozenset({1}) for case in cases}
+
+    record = tmp_path / "folds.json"
+    folds = deal_folds("abcd", 2, record, labels_of=labels_of)
+    write_recorded_folds(record, 2, folds)
+    assert deal_folds("abc", 2, record, labels_of=labels_of) == {c: folds[c] for c in "abc"}
+    assert len(asked) == 1

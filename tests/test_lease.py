@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mist_core.lease import gpu_pool
+from mist_core.lease import gpu_memory_gb, gpu_pool
 
 PROGRAM = """
 import os, sys, time
@@ -97,3 +97,18 @@ def test_without_gpus_nothing_is_waited_for(tmp_path):
     process = job(tmp_path, seconds=0, CUDA_VISIBLE_DEVICES="")
     assert process.stdout.readline() == "holds  \n"
     process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("pool", "memory"), [("0,1", 16.0), ("1", 24.0), ("GPU-b", 24.0), ("", None), ("7", None)]
+)
+def test_the_memory_of_the_smallest_gpu_is_asked_of_its_driver(tmp_path, pool, memory):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '0, GPU-a, 16384'\necho '1, GPU-b, 24576'\n")
+    program.chmod(0o755)
+    environment = {"PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": pool}
+    assert gpu_memory_gb(environment) == memory
+
+
+def test_without_a_driver_no_memory_is_known(tmp_path):
+    assert gpu_memory_gb({"PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0"}) is None

@@ -54,7 +54,7 @@ def test_a_plan_survives_its_file(tmp_path):
     plan = parse_plan(FIELDS, "here")
     write_json(path, plan.model_dump(mode="json"))
     assert read_plan(path) == plan
-    told = {"dataset": "", "limit_cases": None, "analyze": {}, "preprocess": {}}
+    told = {"dataset": "", "limit_cases": None, "analyze": {}}
     assert json.loads(path.read_text()) == FIELDS | {"left_out": {}, "analysis": told}
 
 

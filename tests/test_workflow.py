@@ -363,6 +363,25 @@ def test_the_cases_of_a_patient_share_a_fold(project):
     assert "cases.csv: expected one row for case demo_04, found 0." in output
 
 
+def test_folds_may_have_the_cases_of_every_label_in_equal_parts(project):
+    for name in ("demo_01", "demo_02"):
+        path = project.folder / f"data/train/{name}/mask.nii.gz"
+        mask = sitk.ReadImage(str(path))
+        sitk.WriteImage(mask * (mask != 4), str(path))
+    project.config["analyze"]["stratify"] = True
+    target = ("--", "analyzed")
+    code, output, _ = project.run(*target)
+    assert code == 0, output
+    assert "Looking at the labels of all cases" in output
+    folds = project.folds()
+    assert folds["demo_01"] != folds["demo_02"]
+    assert folds["demo_03"] != folds["demo_04"]
+    code, output, _ = project.run(*target)
+    assert code == 0, output
+    assert "Nothing to be done" in output
+    assert "Looking at" not in output
+
+
 @pytest.mark.slow
 def test_results_of_another_dataset_are_not_overwritten(project):
     project.config["experiments"] = {"a": {}}

@@ -66,6 +66,7 @@ checkpoint analyze:
             "--skip" if chosen_for(wildcards).preprocess.skip else ""
         ),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
+        batch_size=CONFIG.train.batch_size,
         cases_per_job=lambda wildcards, input: CASES_PER_JOB,
         results=lambda wildcards: CONFIG.results,
         output=subpath(output.plan, parent=True),
@@ -76,6 +77,8 @@ checkpoint analyze:
             --fingerprints {params.results:q}/fingerprints \
             --folds {params.results:q}/folds.json \
             --chunks {params.results:q}/done/chunks.json \
+            --gpu {params.results:q}/done/gpu.json \
+            --batch-size {params.batch_size} \
             --cases-per-job {params.cases_per_job} \
             --settings {params.settings:q} \
             --output {params.output:q} \

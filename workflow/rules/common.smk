@@ -28,7 +28,7 @@ from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
 from mist_core.errors import DataError, table_of
 from mist_core.files import parts_of, read_json, read_rows
-from mist_core.folds import deal_folds
+from mist_core.folds import deal_folds, write_recorded_folds
 from mist_core.lease import gpu_pool
 from mist_core.plan import left_out_of, part_read_by
 from mist_core.progress import Work, follow
@@ -128,11 +128,21 @@ def problems_of_folds_to_train(chosen):
 
 def folds_of(chosen, train):
     table = chosen.analyze.case_table
+    record = Path(chosen.results) / "folds.json"
+
+    def labels_of(cases):
+        from mist_core.verify import labels_present  # a fifth of a second
+
+        print("Looking at the labels of all cases to deal the folds.", file=sys.stderr)
+        fingerprints = Path(chosen.results) / "fingerprints"
+        return labels_present([train[case] for case in cases], fingerprints)
+
     return deal_folds(
         train,
         chosen.analyze.folds,
-        Path(chosen.results) / "folds.json",
+        record,
         Path(table) if table else None,
+        labels_of if chosen.analyze.stratify else None,
     )
 
 
@@ -248,6 +258,10 @@ try:
     CHUNKS, CASES_PER_JOB = chunks()
 except DataError as error:
     sys.exit(f"ERROR: {error}")
+if CONFIG.analyze.stratify and workflow.is_main_process:
+    if not workflow.output_settings.dryrun:
+        # Else jobs on other machines would look at all labels again.
+        write_recorded_folds(Path(CONFIG.results) / "folds.json", N_FOLDS, FOLDS)
 TEST_CHUNKS = [name for name in CHUNKS if name.startswith("test-")]
 TRAIN_CHUNKS = [name for name in CHUNKS if name not in TEST_CHUNKS]
 asked = CONFIG.folds_to_train

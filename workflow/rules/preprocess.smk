@@ -61,12 +61,14 @@ checkpoint gather_arrays:
         "../../envs/cpu.yaml"
     params:
         script=script("gather"),
+        settings=settings("preprocess"),
         dataset=lambda wildcards, input: DATASET,
     shell:
         r"""
         exec python {params.script:q} \
             --manifests {input:q} \
             --dataset {params.dataset:q} \
+            --settings {params.settings:q} \
             --output {output:q} \
             >{log:q} 2>&1
         """

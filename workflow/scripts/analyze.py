@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from mist_core import analyze, cli
@@ -11,6 +12,7 @@ from mist_core.dataset import find_cases, read_dataset
 from mist_core.errors import DataError, rows_of, table_of
 from mist_core.files import read_json, write_json, write_rows
 from mist_core.folds import deal_folds, patients_of, write_recorded_folds
+from mist_core.lease import gpu_memory_gb
 from mist_core.plan import Analysis
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ def main() -> None:
     p.add_argument("--chunks", type=Path, required=True, help="record of the chunks, likewise")
     p.add_argument("--cases-per-job", type=int, required=True, help="size of a chunk")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
+    p.add_argument("--gpu", type=Path, required=True, help="record of the GPU's memory, likewise")
+    p.add_argument("--batch-size", type=int, default=2, help="patches of a step on a GPU")
     p.add_argument("--skip", action="store_true", help="images are preprocessed already")
     p.add_argument("--limit-cases", type=int, help="use only the first so many cases")
     p.add_argument("--output", type=Path, required=True, help="the results folder")
@@ -38,7 +42,9 @@ def main() -> None:
         for case_id in found.train
     ]
     table = Path(settings.case_table) if settings.case_table else None
-    folds = deal_folds(found.train, settings.folds, args.folds, table)
+    labels = {p.id: frozenset(p.label_counts or ()) - {0} for p in prints}
+    labels_of = (lambda cases: labels) if settings.stratify else None
+    folds = deal_folds(found.train, settings.folds, args.folds, table, labels_of)
     patients = patients_of(table, found.train, settings.folds) if table else {}
 
     problems, stops = analyze.judge(prints, dataset, found, settings, folds, patients)
@@ -57,12 +63,13 @@ def main() -> None:
     left_out = {case_id: " ".join(lines) for case_id, lines in problems.items() if drop}
 
     prints = [fingerprint for fingerprint in prints if fingerprint.id not in left_out]
-    plan = analyze.make_plan(prints, dataset, settings, args.skip)
+    memory = remembered_gpu(settings, args.gpu)
+    budget = analyze.patch_budget(settings, args.batch_size, memory)
+    plan = analyze.make_plan(prints, dataset, settings, args.skip, budget)
     told = Analysis(
         dataset=str(dataset.path.absolute()),
         limit_cases=args.limit_cases,
         analyze=settings.model_dump(mode="json", exclude=set(BESIDE_THE_PLAN)),
-        preprocess={"skip": True} if args.skip else {},
     )
 
     rows = [
@@ -82,6 +89,19 @@ def main() -> None:
         args.output / "config.json",
         plan.model_copy(update={"left_out": left_out, "analysis": told}).model_dump(mode="json"),
     )
+
+
+def remembered_gpu(settings: Analyze, record: Path) -> float | None:
+    """GiB of the GPU that will train: as chosen, as recorded, or as seen here and now.
+
+    What was seen first holds: a case that is added from another machine must not change the patch.
+    """
+    if settings.gpu_memory_gb != "auto":
+        return settings.gpu_memory_gb
+    if not record.exists():
+        write_json(record, {"gpu_memory_gb": gpu_memory_gb(os.environ)})
+    memory: float | None = read_json(record)["gpu_memory_gb"]
+    return memory
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Gather what became of all cases of some jobs; fail by name if any of them failed."""
 
+import json
 from pathlib import Path
 
 from mist_core import cli
@@ -15,6 +16,7 @@ def main() -> None:
         "--pass-on", action="store_true", help="leave failures to the stages that follow"
     )
     p.add_argument("--dataset", type=Path, help="dataset JSON: files of cases it has not go")
+    p.add_argument("--settings", type=json.loads, help="config section to write down, as JSON")
     p.add_argument("--output", type=Path, required=True, help="JSON: what became of each case")
     args = p.parse_args()
 
@@ -34,7 +36,8 @@ def main() -> None:
         cli.forget_cases(args.output.parent, {*dataset.train_ids(), *dataset.test_ids()})
     kept = ("content", "error", cli.LEFT_OUT)
     short = {c: {k: s[k] for k in kept if k in s} for c, s in cases.items()}
-    write_json(args.output, {"cases": dict(sorted(short.items()))})
+    told = {} if args.settings is None else {"settings": args.settings}
+    write_json(args.output, told | {"cases": dict(sorted(short.items()))})
 
 
 if __name__ == "__main__":
