@@ -20,6 +20,7 @@ from mist_core.errors import WHOLE, DataError, merged_problems
 from mist_core.geometry import Box, Shape, Triple, box_of, union_box
 from mist_core.intensity import HIGHEST_HU, LOWEST_HU, foreground_box
 from mist_core.io import Volume, read_image, read_labels
+from mist_core.labels import value_counts
 from mist_core.plan import Plan
 from mist_core.resample import ANISOTROPY
 from mist_core.topology import divisor
@@ -84,7 +85,7 @@ def fingerprint(case: Case) -> Fingerprint:
     bright = reduce(union_box, (foreground_box(image.array) for image in images))
     labelled = box_of(mask.array > 0)
     box = union_box(bright, labelled) if labelled else bright
-    values, counts = np.unique(mask.array, return_counts=True)
+    values, counts = value_counts(mask.array)
     geometry, order = mask.geometry, mask.geometry.to_lps()
     return Fingerprint(
         id=case.id,
@@ -127,9 +128,10 @@ def _growth_mm(inner: Box, outer: Box, spacing: Triple) -> float:
     return max(float(max(i.start - o.start, o.stop - i.stop)) * edge for i, o, edge in sides)
 
 
-def _moments(sample: NDArray[np.float32]) -> Moments:
+def _moments(sample: NDArray[Any]) -> Moments:
     if sample.size == 0:
         return Moments(0, 0.0, 0.0, {})
+    sample = sample.astype(np.float32)
     mean = float(sample.mean(dtype=np.float64))
     inside = sample[(sample >= LOWEST_HU) & (sample < HIGHEST_HU)]
     bins, counts = np.unique(np.floor(inside).astype(int), return_counts=True)

@@ -84,8 +84,8 @@ def _intensities(path: Path, grid: Geometry, labelled: NDArray[np.bool_]) -> NDA
             f"{path}: expected the grid of the mask ({grid}), found {image.geometry}. Resample one "
             "onto the other, or mend the header."
         )
-    values: NDArray[np.float32] = image.array[labelled]
-    return values[:: max(1, values.size // SAMPLES)]
+    values = image.array[labelled]
+    return values[:: max(1, values.size // SAMPLES)].astype(np.float32)
 
 
 def _structure(mask: NDArray[np.bool_], spacing_mm: Triple) -> Structure:

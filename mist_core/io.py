@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from mist_core.geometry import Geometry
 
 log = logging.getLogger(__name__)
 LARGEST_LABEL = 65535
+BLOCK, LARGEST_BLOCK = 1 << 18, 1 << 20  # bytes of a file that are read at once, and inflated
 NOISE_OF_HEADERS = 1e-4  # cosine between axes up to which they are at right angles
 SKEW = 0.02  # and up to which they are taken to be: about one degree; a tilted gantry is more
 UNEVEN_SLICES = 0.01  # of the distance of slices, up to which they are evenly spaced
@@ -65,21 +68,23 @@ def to_sitk(volume: Volume) -> sitk.Image:
 
 
 def read_image(path: Path) -> Volume:
-    """Read a scalar 3-D image in any format SimpleITK knows, or a DICOM series, as float32.
+    """Read a scalar 3-D image in any format SimpleITK knows, or a DICOM series.
 
-    A DICOM series is given by its folder, which holds nothing else.
+    A DICOM series is given by its folder, which holds nothing else. Integers of 8 and 16 bits stay
+    what they are, all else becomes float32.
 
     Raises DataError for a file that is missing, unreadable, not 3-D or not scalar, or that holds
     values that are not finite.
     """
     volume = _read(path)
-    array = volume.array.astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        count = int((~np.isfinite(array)).sum())
+    array = volume.array
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
         raise DataError(
-            f"{path}: expected finite intensities, found {count} voxels that are NaN or infinite. "
-            "Replace them in the file."
+            f"{path}: expected finite intensities, found {int((~finite).sum())} voxels that are "
+            "NaN or infinite. Replace them in the file."
         )
+    if array.dtype.kind == "f" or array.itemsize > 2:
+        array = array.astype(np.float32, copy=False)
     return Volume(array, volume.geometry)
 
 
@@ -90,19 +95,30 @@ def read_labels(path: Path) -> Volume:
     """
     volume = _read(path)
     array = volume.array
-    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.rint(array))).all():
-        odd = array[~(np.isfinite(array) & (array == np.rint(array)))]
-        raise DataError(
-            f"{path}: expected whole-number labels, found {odd.size} voxels such as {odd[0]}. "
-            "Restore the label map that was drawn: it must not be interpolated or normalised."
-        )
+    if array.dtype.kind == "f":
+        array = _whole_numbers(path, array)
     low, high = array.min(), array.max()
     if low < 0 or high > LARGEST_LABEL:
         raise DataError(
             f"{path}: expected labels in 0..{LARGEST_LABEL}, found {low:g} to {high:g}. "
             "Renumber the labels."
         )
-    return Volume(array.astype(np.uint8 if high < 256 else np.uint16), volume.geometry)
+    dtype = np.uint8 if high < 256 else np.uint16
+    return Volume(array.astype(dtype, copy=False), volume.geometry)
+
+
+def _whole_numbers(path: Path, array: NDArray[Any]) -> NDArray[np.int32]:
+    """Labels that are stored as floating-point numbers."""
+    whole = np.empty(array.shape, np.int32)
+    with np.errstate(invalid="ignore"):  # NaN becomes some number, and differs from it
+        np.copyto(whole, array, casting="unsafe")
+    odd = array[whole != array]
+    if odd.size:
+        raise DataError(
+            f"{path}: expected whole-number labels, found {odd.size} voxels such as {odd[0]}. "
+            "Restore the label map that was drawn: it must not be interpolated or normalised."
+        )
+    return whole
 
 
 def read_channels(path: Path) -> list[Volume]:
@@ -272,29 +288,74 @@ def _nifti_voxels(path: Path) -> NDArray[Any] | None:
     ITK reads a file that was cut off as if zeros followed, and NaN as zero; here the first is an
     error, and the second reaches the caller. Layout: nifti.nimh.nih.gov/nifti-1 (nifti1.h).
     """
-    raw = path.read_bytes()
-    try:
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, str(error)) from error
-    order = "<" if raw[:4] == NIFTI1_HEADER_SIZE.to_bytes(4, "little") else ">"
-    if int(np.frombuffer(raw, f"{order}i4", 1)[0]) != NIFTI1_HEADER_SIZE:
+    blocks = _blocks(path)
+    head = b""
+    for block in blocks:
+        head += block
+        if len(head) > NIFTI1_HEADER_SIZE:
+            break
+    if len(head) <= NIFTI1_HEADER_SIZE:
+        raise _damaged(path, f"{len(head)} bytes")
+    order = "<" if head[:4] == NIFTI1_HEADER_SIZE.to_bytes(4, "little") else ">"
+    if int(np.frombuffer(head, f"{order}i4", 1)[0]) != NIFTI1_HEADER_SIZE:
         return None
-    size = np.frombuffer(raw, f"{order}i2", 8, offset=40)
-    kind = NIFTI1_TYPES.get(int(np.frombuffer(raw, f"{order}i2", 1, offset=70)[0]))
-    start, slope, intercept = np.frombuffer(raw, f"{order}f4", 3, offset=108).tolist()
+    size = np.frombuffer(head, f"{order}i2", 8, offset=40)
+    kind = NIFTI1_TYPES.get(int(np.frombuffer(head, f"{order}i2", 1, offset=70)[0]))
+    start, slope, intercept = np.frombuffer(head, f"{order}f4", 3, offset=108).tolist()
     if kind is None:
         return None
-    count = int(np.prod(size[1 : size[0] + 1], dtype=np.int64))
-    dtype = np.dtype(order + kind)
-    if len(raw) < start + count * dtype.itemsize:
-        raise _damaged(
-            path, f"{len(raw)} bytes where {start:.0f} + {count * dtype.itemsize} belong"
-        )
-    voxels = np.frombuffer(raw, dtype, count, offset=int(start)).astype(dtype.newbyteorder("="))
-    scaled = slope != 0 and (slope, intercept) != (1, 0)
-    return (voxels * np.float32(slope) + np.float32(intercept)) if scaled else voxels
+    voxels = np.empty(int(np.prod(size[1 : size[0] + 1], dtype=np.int64)), np.dtype(order + kind))
+    found = _fill(voxels.view(np.uint8), chain([head], blocks), int(start))
+    if found < start + voxels.nbytes:
+        raise _damaged(path, f"{found} bytes where {start:.0f} + {voxels.nbytes} belong")
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if slope == 0 or (slope, intercept) == (1, 0):
+        return voxels
+    scaled = voxels * np.float32(slope)
+    scaled += np.float32(intercept)
+    return scaled
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """What is in a file, inflated if it is deflated, block by block."""
+    with path.open("rb") as stream:
+        deflated = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        blocks = iter(partial(stream.read, BLOCK), b"")
+        yield from _inflated(path, blocks) if deflated else blocks
+
+
+def _inflated(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Gzip's members after each other, whose checksums zlib compares."""
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        for rest in blocks:
+            block = rest
+            while block:
+                yield inflate.decompress(block, LARGEST_BLOCK)
+                if not inflate.eof:
+                    block = inflate.unconsumed_tail
+                elif block := inflate.unused_data.lstrip(b"\0"):
+                    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        yield inflate.flush()
+    except zlib.error as error:
+        raise _damaged(path, str(error)) from error
+    if not inflate.eof:
+        raise _damaged(path, "it ends before its end")
+
+
+def _fill(target: NDArray[np.uint8], blocks: Iterable[bytes], skip: int) -> int:
+    """Write blocks after each other into an array, but for the first ``skip`` bytes of them.
+
+    Returns how many bytes there were. All are read: the checksum stands at the end.
+    """
+    place = -skip
+    for block in blocks:
+        begin, end = max(place, 0), min(place + len(block), target.size)
+        if begin < end:
+            target[begin:end] = np.frombuffer(block, np.uint8)[begin - place : end - place]
+        place += len(block)
+    return place + skip
 
 
 def _damaged(path: Path, reason: str) -> DataError:

@@ -12,6 +12,23 @@ def smallest_uint(largest: int) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if largest < 256 else np.uint16
 
 
+def value_counts(array: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The values that occur in an array of integers of 8 or 16 bits, and how often; ascending.
+
+    Counting is ten times faster than sorting, as numpy.unique does.
+    """
+    kind = np.iinfo(array.dtype)
+    n_values = int(kind.max) - int(kind.min) + 1
+    counts = np.zeros(n_values, np.int64)
+    for part in np.atleast_2d(
+        array.view(f"u{array.itemsize}")
+    ):  # by planes: bincount converts what it gets
+        counts += np.bincount(part.ravel(), minlength=n_values)
+    counts = np.roll(counts, -int(kind.min))  # negative ones were counted last
+    occur = np.flatnonzero(counts)
+    return occur + int(kind.min), counts[occur]
+
+
 def to_indices(values: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
     """Replace each label value by its position in ``labels``; any shape.
 

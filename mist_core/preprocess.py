@@ -52,10 +52,11 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
     grid = channels[0].geometry
     if not plan.preprocessing.skip:
         grid = grid.with_spacing(plan.target_spacing_mm)
+    image = np.empty((len(channels), *grid.shape), np.float32)
+    for index, channel in enumerate(channels):
+        image[index] = _normalised(channel, grid, index, plan)
     return Preprocessed(
-        image=np.stack(
-            [_normalised(channel, grid, index, plan) for index, channel in enumerate(channels)]
-        ),
+        image=image,
         labels=None
         if labels is None
         else _resampled_labels(labels, grid, plan.dataset_info.labels),
@@ -93,7 +94,7 @@ def _resampled_labels(mask: Volume, grid: Geometry, labels: Sequence[int]) -> ND
 def _normalised(channel: Volume, grid: Geometry, index: int, plan: Plan) -> NDArray[np.float32]:
     image = resample_image(channel, grid).array
     if plan.preprocessing.skip:
-        return image
+        return image.astype(np.float32)
     ct = plan.preprocessing.ct_normalization[index]
     if plan.preprocessing.normalize_with_nonzero_mask[index]:
         # Taken before resampling: splines ring, so that afterwards no background is quite zero.

@@ -34,7 +34,8 @@ def canonical(volume: Volume) -> Volume:
 
 
 def resample_image(volume: Volume, grid: Geometry) -> Volume:
-    """Cubic B-spline interpolation, never outside the range of the input.
+    """Cubic B-spline interpolation, never outside the range of the input; float32, unless the
+    grid is the same.
 
     Splines ring at edges: a step of 0 to 1000 would give -85 to 1100. Where the voxel is more than
     three times longer than wide, its long axis is resampled by nearest neighbour.
@@ -43,7 +44,8 @@ def resample_image(volume: Volume, grid: Geometry) -> Volume:
         return volume
     low, high = volume.array.min(), volume.array.max()
     order, matrices = _matrices(volume.geometry, grid, cubic)
-    array = _applied(volume.array.transpose(order), matrices)
+    voxels = volume.array.astype(np.float32, copy=False).transpose(order)
+    array = _applied(voxels, matrices)
     return Volume(np.clip(array, low, high, out=array), grid)
 
 

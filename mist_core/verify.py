@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from mist_core.dataset import Case
 from mist_core.errors import DataError
 from mist_core.files import read_json
 from mist_core.geometry import Geometry
 from mist_core.io import read_geometry, read_labels
+from mist_core.labels import value_counts
 
 READERS = 4  # threads: reading is waiting for the disk, and inflating without Python's lock
 
@@ -70,7 +69,7 @@ def _labels_of(case: Case, fingerprints: Path) -> frozenset[int]:
         return frozenset(map(int, read_json(known)["label_counts"] or ())) - {0}
     assert case.mask is not None
     try:
-        counts = np.bincount(read_labels(case.mask).array.ravel())
+        values, _ = value_counts(read_labels(case.mask).array)
     except DataError:
         return frozenset()
-    return frozenset(np.flatnonzero(counts).tolist()) - {0}
+    return frozenset(values.tolist()) - {0}

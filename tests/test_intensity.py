@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from skimage.filters import threshold_otsu
 
-from mist_core.intensity import foreground_box, window_and_scale, z_score
+from mist_core.geometry import box_of
+from mist_core.intensity import foreground_box, mean_and_std, percentiles, window_and_scale, z_score
 
 WHOLE = (slice(0, 20), slice(0, 20), slice(0, 20))
 BODY = (slice(5, 15), slice(4, 16), slice(6, 14))
@@ -116,3 +119,36 @@ def test_units_of_an_image_do_not_matter(scale, offset):
     image = np.random.default_rng(0).gamma(2, 10, (8, 8, 8)).astype(np.float32)
     changed = (image * scale + offset).astype(np.float32)
     np.testing.assert_allclose(z_score(changed), z_score(image), atol=1e-2)
+
+
+IMAGES = arrays(
+    st.sampled_from([np.uint8, np.int16, np.uint16]),
+    array_shapes(min_dims=3, max_dims=3, max_side=6),
+)
+
+
+@given(IMAGES, st.lists(st.floats(0, 100), min_size=1, max_size=3))
+def test_percentiles_of_integers_are_those_of_numpy(image, shares):
+    expected = np.percentile(image.astype(np.float64), shares)
+    np.testing.assert_allclose(percentiles(image, tuple(shares)), expected, rtol=1e-9, atol=1e-6)
+
+
+@given(IMAGES)
+def test_the_box_of_stored_integers_is_that_of_the_same_numbers(image):
+    assert foreground_box(image) == foreground_box(image.astype(np.float32))
+
+
+@given(IMAGES)
+def test_the_box_is_that_of_otsu_s_threshold_of_the_clipped_image(image):
+    low, high = np.percentile(image, [33, 99.5])
+    clipped = np.clip(image.astype(np.float64), low, high)
+    expected = None if low == high else box_of(image > threshold_otsu(clipped.ravel(), nbins=256))
+    assert foreground_box(image.astype(np.float32)) == (
+        expected or tuple(slice(0, n) for n in image.shape)
+    )
+
+
+@given(IMAGES)
+def test_mean_and_deviation_are_those_of_numpy(image):
+    expected = image.mean(dtype=np.float64), image.std(dtype=np.float64)
+    assert mean_and_std(image) == pytest.approx(expected)

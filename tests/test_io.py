@@ -5,6 +5,7 @@ import json
 import os
 import re
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from conftest import ball, geometries, grid, written_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mist_core import io
 from mist_core.errors import DataError, raise_all
 from mist_core.files import (
     read_json,
@@ -85,10 +87,10 @@ def test_a_nifti_keeps_oblique_and_left_handed_grids(tmp_path_factory, geometry)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float64])
-def test_images_of_every_type_become_float32(tmp_path, dtype):
+def test_small_integers_stay_what_they_are_and_all_else_becomes_float32(tmp_path, dtype):
     array = (np.arange(24).reshape(2, 3, 4) * 5).astype(dtype)
     image = read_image(written(tmp_path / "a.nii.gz", array))
-    assert image.array.dtype == np.float32
+    assert image.array.dtype == (dtype if np.dtype(dtype).itemsize < 4 else np.float32)
     assert np.array_equal(image.array, array)
 
 
@@ -472,3 +474,25 @@ def test_problems_are_raised_together_or_not_at_all():
         raise_all(["one"], "dataset")
     with pytest.raises(DataError, match=r"^config: 2 problems\n  one\n  two$"):
         raise_all(["one", "two"], "config")
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(0, 3), st.integers(60, 5000))
+def test_a_file_deflated_in_parts_is_one_image(tmp_path_factory, first, second, zeros, block):
+    """As programs that deflate in parallel write it, and tapes that pad with zeros."""
+    path = tmp_path_factory.mktemp("parts") / "a.nii"
+    array = np.random.default_rng(first).integers(0, 900, (7, 8, 40)).astype(np.int16)
+    array[2:] = 0
+    written(path, array)
+    raw = path.read_bytes()
+    cuts = sorted({0, first, first + second, len(raw)})
+    parts = [gzip.compress(raw[a:b]) for a, b in pairwise(c for c in cuts if c <= len(raw))]
+    path = path.with_suffix(".nii.gz")
+    path.write_bytes(b"".join(parts) + bytes(zeros))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(io, "BLOCK", block)
+        patch.setattr(io, "LARGEST_BLOCK", block)
+        assert np.array_equal(read_image(path).array, array)
+        path.write_bytes(b"".join(parts)[:-1])
+        with pytest.raises(DataError, match="damaged"):
+            read_image(path)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from mist_core.labels import (
     in_labels,
@@ -11,6 +12,7 @@ from mist_core.labels import (
     smallest_uint,
     to_indices,
     to_values,
+    value_counts,
 )
 
 GAP = (0, 1, 2, 4)
@@ -116,3 +118,14 @@ def test_sampling_is_even():
     rows = np.concatenate([sample_coordinates(indices, 2, 100, seed) for seed in range(50)])
     # 5000 draws of 0..9 on each axis: the mean has a standard error of 0.04
     np.testing.assert_allclose(rows[:, 1:].mean(axis=0), 4.5, atol=0.2)
+
+
+@given(arrays(st.sampled_from([np.uint8, np.int8, np.uint16, np.int16]),
+              array_shapes(min_dims=1, max_dims=3, max_side=6)))  # fmt: skip
+def test_counting_values_is_what_sorting_them_gives(array):
+    values, counts = value_counts(array)
+    expected = np.unique(array, return_counts=True)
+    assert np.array_equal(values, expected[0])
+    assert np.array_equal(counts, expected[1])
+    flipped = value_counts(array[::-1].T)
+    assert np.array_equal(flipped[1], counts)
