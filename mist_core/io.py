@@ -251,7 +251,8 @@ def _series(folder: Path) -> tuple[Geometry, list[str]]:
 def _read(path: Path) -> Volume:
     geometry, files = _header(path)
     if path.name.endswith((".nii", ".nii.gz")):
-        array = _nifti_voxels(path)
+        with _readable(path):
+            array = _nifti_voxels(path)
         if array is not None:
             return Volume(array.reshape(geometry.shape), geometry)
     with _readable(path):
@@ -369,6 +370,11 @@ def _damaged(path: Path, reason: str) -> DataError:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
+    except OSError as error:
+        raise DataError(
+            f"{path}: expected a readable file, found {error.strerror or error}. Mend its "
+            "permissions or its disk."
+        ) from error
     except RuntimeError as error:  # all that SimpleITK raises
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
         raise DataError(

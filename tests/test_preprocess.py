@@ -1,11 +1,13 @@
 """From scanner to training grid: nothing labelled is lost, and the way back is exact."""
 
 import json
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from conftest import ball, geometries, grid
+from conftest import ROOT, ball, geometries, grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
@@ -344,3 +346,37 @@ def test_images_that_are_preprocessed_already_are_only_turned(tmp_path):
     assert set(np.unique(done.labels)) == {0, 1, 2, 3}
     write(done, tmp_path, "a", 4, Preprocess(skip=True, compute_dtms=True))
     assert np.load(tmp_path / "dtms/a.npy").shape == (4, *done.labels.shape)
+
+
+LARGE = """
+import resource, sys
+import numpy as np
+from conftest import grid
+from test_preprocess import CT, make_plan
+from mist_core.io import Volume
+from mist_core.preprocess import preprocess
+
+geometry = grid((600, 512, 512), (1.0, 0.8, 0.8))
+mask = np.zeros(geometry.shape, np.uint8)
+boxes = ((z, y, x) for z in range(5) for y in range(5) for x in range(5))
+for label, (z, y, x) in zip(range(1, 105), boxes):
+    mask[z * 120 + 5 : z * 120 + 110, y * 100 : y * 100 + 90, x * 100 : x * 100 + 95] = label
+image = np.random.default_rng(0).integers(-1000, 1000, geometry.shape, np.int16)
+plan = make_plan((1.0, 0.7, 0.7), labels=tuple(range(105)), ct_normalization=[CT])
+done = preprocess([Volume(image, geometry)], Volume(mask, geometry), plan)
+assert done.labels.max() == 104
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_ct_with_104_labels_stays_under_8_gb():
+    """512 x 512 x 600 voxels, resampled to 585 x 585 x 600."""
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE],
+        cwd=ROOT / "tests",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(done.stdout) * 1024 < 8e9

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from conftest import ROOT, ball, grid
+from conftest import ROOT, ball, grid, written_series
 
 from mist_core.geometry import Geometry
 from mist_core.io import Volume, to_sitk, write_volume
@@ -237,3 +237,44 @@ def test_every_defect_is_in_one_table_with_file_and_remedy(tmp_path):
     code, output = snakemake(tmp_path, "analyze={folds: 3, verify: drop}")
     assert code == 0
     assert "Nothing to be done" in output
+
+
+def test_slices_of_a_series_are_followed_one_by_one(tmp_path):
+    """A slice may be rewritten in place, which leaves the date of its folder as it was."""
+    geometry = Geometry((6, 8, 9), (2.5, 0.8, 0.7), (-50.0, -60.0, 0.0), np.eye(3)[:, ::-1])
+    voxels = np.random.default_rng(0).integers(0, 999, (2, *geometry.shape)).astype(np.int16)
+    for case, array in zip("ab", voxels, strict=True):
+        home = tmp_path / "data/train" / case
+        home.mkdir(parents=True)
+        written_series(home / "ct", array)
+        write_volume(home / "mask.nii.gz", Volume((array > 500).astype(np.uint8), geometry))
+    fields = {
+        "task": "series",
+        "modality": "ct",
+        "train-data": "train",
+        "mask": ["mask"],
+        "images": {"ct": ["ct"]},
+        "labels": [0, 1],
+    }
+    (tmp_path / "data/dataset.json").write_text(json.dumps(fields))
+
+    def run():
+        code, output = snakemake(tmp_path, "analyze={folds: 2, crop_to_foreground: false}")
+        assert code == 0, output
+        fingerprint = json.loads((tmp_path / "results/fingerprints/a.json").read_text())
+        return "Nothing to be done" not in output, fingerprint["voxels"]
+
+    did, before = run()
+    assert did
+    slices = sorted((tmp_path / "data/train/a/ct").iterdir())
+    for path in slices:
+        path.touch()
+    assert run() == (False, before)
+    date = slices[0].parent.stat().st_mtime_ns
+    raw = bytearray(slices[0].read_bytes())
+    raw[-8:] = bytes(8)
+    slices[0].write_bytes(raw)
+    assert slices[0].parent.stat().st_mtime_ns == date
+    did, after = run()
+    assert did
+    assert after != before

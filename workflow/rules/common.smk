@@ -528,7 +528,9 @@ def files(wildcards):
 
 
 def files_in_chunk(wildcards):
-    return [path for case in in_chunk(wildcards) for path in CASES[case].files]
+    """The files of a chunk, of a DICOM series every slice: the date of a folder is not theirs."""
+    images = [path for case in in_chunk(wildcards) for path in CASES[case].files]
+    return [part for path in images for part in parts_of(path)]
 
 
 def trained_on(wildcards):
