@@ -249,25 +249,32 @@ def judge(
     settings: Analyze,
     folds: Mapping[str, int],
     patients: Mapping[str, str],
+    limited: bool = False,
 ) -> tuple[dict[str, list[str]], bool]:
-    """All problems of a dataset by id, and whether they stop the run.
+    """All problems of the training cases by id, and whether they stop the run.
 
-    Headers of test cases do not: such a case fails alone. With ``verify: drop`` bad cases do only
-    where too little is left without them.
+    With ``verify: drop`` bad cases do so only where too little is left without them. Test cases
+    fail alone; what is known of theirs is told beside what stops the run. A run that is ``limited``
+    to some of the cases may lack a label.
     """
     drop = settings.verify == "drop"
     problems = merged_problems(
-        found.problems,
+        {name: lines for name, lines in found.problems.items() if name not in found.bad_tests},
         problems_of(prints, dataset, settings.empty_masks, patients),
     )
     good = [p for p in prints if p.id not in problems]
-    bad = problems.keys() & set(dataset.train_ids())
-    whole = problems_of_number(dataset, len(good) + (0 if drop else len(bad)), settings.folds)
+    n_cases = len(good) + (0 if drop else len(problems))
+    whole = problems_of_number(dataset, n_cases, settings.folds)
     if not whole and (drop or not problems):
-        whole = _empty_folds(good, dataset, settings.folds, folds) + _unused_labels(good, dataset)
+        whole = _empty_folds(good, dataset, settings.folds, folds)
+        whole += [] if limited else _unused_labels(good, dataset)
     stops = bool(whole) or (bool(problems) and not drop)
-    of_tests = problems_of_headers(list(found.test.values()))
-    return merged_problems(problems, of_tests, {WHOLE: whole} if whole else {}), stops
+    if stops:
+        of_tests = problems_of_headers(list(found.test.values()))
+        others = {name: found.problems[name] for name in found.bad_tests}
+        of_whole = {WHOLE: whole} if whole else {}
+        problems = merged_problems(problems, others, of_tests, of_whole)
+    return problems, stops
 
 
 def problems_of(
@@ -284,7 +291,7 @@ def problems_of(
     first: dict[str, str] = {}
     for p in prints:
         found = list(p.problems) or _problems_of_labels(p, dataset, empty_masks)
-        twin = first.setdefault(p.voxels, p.id) if p.voxels else p.id
+        twin = first.setdefault(p.voxels, p.id) if p.voxels and not found else p.id
         same = (patients or {}).get(twin, twin) == (patients or {}).get(p.id, p.id)
         if not same:
             found.append(

@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -107,10 +107,16 @@ def show_summary(results: str) -> None:
     # The lock was written when the run began: an older summary is of other results.
     if path.exists() and path.stat().st_mtime >= lock.stat().st_mtime:
         sys.stdout.write(f"\n{path.read_text()}\nReport: {path.with_name('report.html')}\n")
-    plan = path.with_name("config.json")
-    if left_out := plan.exists() and read_json(plan).get("left_out"):
-        table = path.with_name("problems.csv")
-        sys.stdout.write(f"\nLeft out: {', '.join(left_out)}. What is wrong: {table}\n")
+    for name, reason in _left_out(Path(results)).items():
+        sys.stdout.write(f"Left out: {name}: {reason}\n")
+
+
+def _left_out(results: Path) -> dict[str, str]:
+    """The training cases that the plan leaves out, and the cases that a run left out, and why."""
+    plan, cases = results / "config.json", results / "done/cases.json"
+    named = read_json(plan).get("left_out", {}) if plan.exists() else {}
+    states = read_json(cases)["cases"] if cases.exists() else {}
+    return named | {c: state[LEFT_OUT] for c, state in states.items() if LEFT_OUT in state}
 
 
 @contextmanager
@@ -167,13 +173,15 @@ def do_asked(
     args: argparse.Namespace,
     workers: int = 1,
     left_out: Mapping[str, str] | None = None,
+    leave_out: bool = False,
 ) -> None:
     """``do_cases`` for the arguments of a ``case_parser``."""
     sources = [path.read_text(encoding="utf-8") for path in args.tracked]
     if sources:
         own = work.key
         work = replace(work, key=lambda case: digest(own(case), sources))
-    do_cases(work, args.case, args.output, args.manifest, args.after, workers, left_out)
+    manifest, after = args.manifest, args.after
+    do_cases(work, args.case, args.output, manifest, after, workers, left_out, leave_out)
 
 
 def again() -> str:
@@ -193,14 +201,16 @@ def do_cases(
     after: Path | None = None,
     workers: int = 1,
     left_out: Mapping[str, str] | None = None,
+    leave_out: bool = False,
 ) -> None:
     """Do those cases that are not done yet, or were done from something else.
 
     A case that fails does not stop the others, nor does one that failed, or was left out, in the
     stage ``after`` which this one comes; ``left_out`` names those that are left out from here on,
-    and why. What any of them left earlier is removed. With a manifest all failures are written
-    there, else they are raised together at the end. What is no DataError is raised as it is, after
-    the others were done. More than one worker: in processes.
+    and why; with ``leave_out`` so are those that fail. What any of them left earlier is removed.
+    With a manifest all failures are written there, else they are raised together at the end. What
+    is no DataError is raised as it is, after the others were done. More than one worker: in
+    processes.
     """
     ended = {case: {LEFT_OUT: reason} for case, reason in (left_out or {}).items()}
     if after:
@@ -213,6 +223,8 @@ def do_cases(
     for state in states.values():
         if isinstance(state, Exception):
             raise state
+    if leave_out:
+        states = {c: {LEFT_OUT: s["error"]} if "error" in s else s for c, s in states.items()}
     made = {"folder": str(output), "cases": {case: (states | ended)[case] for case in cases}}
     if manifest:
         write_json(manifest, made)
@@ -320,13 +332,12 @@ def record_of(output: Path, case: str) -> Path:
     return output / ".done" / f"{case}.json"
 
 
-def forget_cases(output: Path, known: Collection[str]) -> None:
-    """Remove the files of the cases that are done and no longer known."""
-    for record in (output / ".done").glob("*.json"):
-        if record.stem not in known:
-            for name in _recorded(output, record.stem):
-                (output / name).unlink(missing_ok=True)
-            record.unlink()
+def forget_cases(output: Path, cases: Iterable[str]) -> None:
+    """Remove what was made of these cases."""
+    for case in cases:
+        for name in _recorded(output, case):
+            (output / name).unlink(missing_ok=True)
+        record_of(output, case).unlink(missing_ok=True)
 
 
 def content_of(output: Path, case: str, names: Sequence[str]) -> str:

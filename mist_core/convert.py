@@ -236,6 +236,8 @@ def _problem_of(copy: Copy, link: bool) -> str | None:
         bring(copy, link)
     except DataError as error:
         return str(error)
+    except OSError as error:
+        return f"{copy.source}: expected to be copied, found {error}. Mend it, and convert again."
     return None
 
 

@@ -47,6 +47,7 @@ class Found:
     train: dict[str, Case]
     test: dict[str, Case]
     problems: dict[str, list[str]]  # by id
+    bad_tests: frozenset[str] = frozenset()  # those of them that are test cases only
 
     def number(self) -> int:
         """Of all cases, good or bad."""
@@ -105,6 +106,12 @@ class Dataset:
             return self._in_folder(case_id, self.train_data / case_id, with_mask=True)
         if self.test_data and (self.test_data / case_id).is_dir():
             return self._in_folder(case_id, self.test_data / case_id, with_mask=False)
+        for root in (self.train_data, self.test_data):
+            if root and _leads_nowhere(root / case_id):
+                raise DataError(
+                    f"{root / case_id}: expected a folder, found a link to nothing. Restore what "
+                    "it led to, or make it again."
+                )
         raise DataError(f"{self.path}: expected a case {case_id!r}, found none of that name.")
 
     def _in_folder(self, case_id: str, folder: Path, with_mask: bool) -> Case:
@@ -141,18 +148,24 @@ class Dataset:
             )
         if problems:
             raise DataError("\n".join(problems))
-        return Case(case_id, images, mask)
+        return _existing(Case(case_id, images, mask))
 
 
 def _folders(root: Path | None) -> list[str]:
     if root is None:
         return []
-    return [e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")]
+    seen = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    return [e.name for e in seen if e.is_dir() or _leads_nowhere(Path(e.path))]
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _existing(case: Case) -> Case:
     missing = [
-        f"{path}: expected a file, found none. Restore it, or take it out of dataset.json."
+        f"{path}: expected a file, found {'a link to nothing' if path.is_symlink() else 'none'}. "
+        "Restore it, or take the case out."
         for path in case.files
         if not path.exists()
     ]
@@ -396,6 +409,7 @@ def find_cases(dataset: Dataset, limit: int | None = None) -> Found:
         {i: cases[i] for i in train_ids if i in cases},
         {i: cases[i] for i in test_ids if i in cases},
         problems,
+        frozenset(problems.keys() - set(train_ids)),
     )
 
 

@@ -26,11 +26,11 @@ def foreground_box(image: Array) -> Box:
     """
     low, high = percentiles(image, (33, 99.5))
     whole = (slice(0, image.shape[0]), slice(0, image.shape[1]), slice(0, image.shape[2]))
-    if low == high:
-        return whole
+    if high - low <= OTSU_BINS * np.spacing(max(abs(low), abs(high))):
+        return whole  # one value, but for rounding
     counts = np.zeros(OTSU_BINS, np.int64)
     for values, weights in _parts(image):
-        clipped = np.clip(values, low, high)
+        clipped = np.clip(values.astype(np.float64), low, high)
         counts += np.histogram(clipped, OTSU_BINS, (low, high), weights=weights)[0].astype(np.int64)
     edges = np.linspace(low, high, OTSU_BINS + 1)
     threshold = float(threshold_otsu(hist=(counts, (edges[1:] + edges[:-1]) / 2)))

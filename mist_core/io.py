@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ BLOCK, LARGEST_BLOCK = 1 << 18, 1 << 20  # bytes of a file that are read at once
 NOISE_OF_HEADERS = 1e-4  # cosine between axes up to which they are at right angles
 SKEW = 0.02  # and up to which they are taken to be: about one degree; a tilted gantry is more
 UNEVEN_SLICES = 0.01  # of the distance of slices, up to which they are evenly spaced
-NIFTI1_HEADER_SIZE = 348
+NIFTI1_HEADER_SIZE, NIFTI1_FIRST_VOXEL = 348, 352  # bytes
+GZIP = b"\x1f\x8b"
+MOST_INFLATED = 1100  # deflate makes no byte of less than a thousandth
 NIFTI1_TYPES = {  # code in the header: NumPy's name
     2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8",
     16: "f4", 64: "f8",
@@ -78,13 +81,15 @@ def read_image(path: Path) -> Volume:
     """
     volume = _read(path)
     array = volume.array
-    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+    if array.dtype.kind != "f" and array.itemsize <= 2:
+        return volume
+    with np.errstate(over="ignore"):  # beyond float32 is as bad as infinite
+        array = array.astype(np.float32, copy=False)
+    if not (finite := np.isfinite(array)).all():
         raise DataError(
             f"{path}: expected finite intensities, found {int((~finite).sum())} voxels that are "
             "NaN or infinite. Replace them in the file."
         )
-    if array.dtype.kind == "f" or array.itemsize > 2:
-        array = array.astype(np.float32, copy=False)
     return Volume(array, volume.geometry)
 
 
@@ -139,9 +144,9 @@ def read_channels(path: Path) -> list[Volume]:
             f"{path}: expected a 4-D image of one value per voxel, found {len(size)}-D {size} with "
             f"{reader.GetNumberOfComponents()}. Give one scalar file per channel."
         )
-    array = _nifti_voxels(path) if path.name.endswith((".nii", ".nii.gz")) else None
-    if array is None:
-        with _readable(path):
+    with _readable(path):
+        array = _nifti_voxels(path) if path.name.endswith((".nii", ".nii.gz")) else None
+        if array is None:
             array = sitk.GetArrayFromImage(reader.Execute())
     geometry = Geometry.from_json(
         {
@@ -297,30 +302,56 @@ def _nifti_voxels(path: Path) -> NDArray[Any] | None:
             break
     if len(head) <= NIFTI1_HEADER_SIZE:
         raise _damaged(path, f"{len(head)} bytes")
-    order = "<" if head[:4] == NIFTI1_HEADER_SIZE.to_bytes(4, "little") else ">"
-    if int(np.frombuffer(head, f"{order}i4", 1)[0]) != NIFTI1_HEADER_SIZE:
+    layout = _nifti_layout(head)
+    if layout is None:
         return None
-    size = np.frombuffer(head, f"{order}i2", 8, offset=40)
-    kind = NIFTI1_TYPES.get(int(np.frombuffer(head, f"{order}i2", 1, offset=70)[0]))
-    start, slope, intercept = np.frombuffer(head, f"{order}f4", 3, offset=108).tolist()
-    if kind is None:
-        return None
-    voxels = np.empty(int(np.prod(size[1 : size[0] + 1], dtype=np.int64)), np.dtype(order + kind))
-    found = _fill(voxels.view(np.uint8), chain([head], blocks), int(start))
-    if found < start + voxels.nbytes:
-        raise _damaged(path, f"{found} bytes where {start:.0f} + {voxels.nbytes} belong")
-    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    if slope == 0 or (slope, intercept) == (1, 0):
+    size, dtype, start, slope, intercept = layout
+    n_bytes = prod(size) * dtype.itemsize
+    if min(size, default=0) < 1 or start + n_bytes > path.stat().st_size * MOST_INFLATED:
+        raise _damaged(path, f"a size of {list(size)}, for which it is too short")
+    voxels = np.empty(prod(size), dtype)
+    found = _fill(voxels.view(np.uint8), chain([head], blocks), start)
+    if found < start + n_bytes:
+        raise _damaged(path, f"{found} bytes where {start} + {n_bytes} belong")
+    voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
+    if (slope, intercept) == (1, 0):
         return voxels
     scaled = voxels * np.float32(slope)
     scaled += np.float32(intercept)
     return scaled
 
 
+def _nifti_layout(head: bytes) -> tuple[list[int], np.dtype[Any], int, float, float] | None:
+    """Size (x, y, z, ...), type, first byte, slope and intercept of the voxels, from a header.
+
+    None for other kinds of file and of voxel. What is not finite or zero means no scaling, and a
+    first byte inside the header the one behind it, as in the reference library.
+    """
+    for order in "<>":
+        if int(np.frombuffer(head, f"{order}i4", 1)[0]) == NIFTI1_HEADER_SIZE:
+            break
+    else:
+        return None
+    size = np.frombuffer(head, f"{order}i2", 8, offset=40).tolist()
+    kind = NIFTI1_TYPES.get(int(np.frombuffer(head, f"{order}i2", 1, offset=70)[0]))
+    if kind is None or not 1 <= size[0] <= 7:
+        return None
+    start, slope, intercept = np.frombuffer(head, f"{order}f4", 3, offset=108).tolist()
+    first = int(start) if isfinite(start) else 0
+    scaled = isfinite(slope) and slope != 0
+    return (
+        size[1 : size[0] + 1],
+        np.dtype(order + kind),
+        max(first, NIFTI1_FIRST_VOXEL),
+        slope if scaled else 1.0,
+        intercept if scaled and isfinite(intercept) else 0.0,
+    )
+
+
 def _blocks(path: Path) -> Iterator[bytes]:
     """What is in a file, inflated if it is deflated, block by block."""
     with path.open("rb") as stream:
-        deflated = stream.read(2) == b"\x1f\x8b"
+        deflated = stream.read(2) == GZIP
         stream.seek(0)
         blocks = iter(partial(stream.read, BLOCK), b"")
         yield from _inflated(path, blocks) if deflated else blocks
@@ -337,6 +368,8 @@ def _inflated(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
                 if not inflate.eof:
                     block = inflate.unconsumed_tail
                 elif block := inflate.unused_data.lstrip(b"\0"):
+                    if not GZIP.startswith(block[: len(GZIP)]):
+                        return  # whatever stands behind the last member
                     inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
         yield inflate.flush()
     except zlib.error as error:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+PIECE = 1 << 20  # values that are counted at once
+
 
 def smallest_uint(largest: int) -> type[np.unsignedinteger[Any]]:
     """The smallest unsigned type that holds ``largest``."""
@@ -20,9 +22,10 @@ def value_counts(array: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int
     kind = np.iinfo(array.dtype)
     n_values = int(kind.max) - int(kind.min) + 1
     counts = np.zeros(n_values, np.int64)
-    for part in np.atleast_2d(
-        array.view(f"u{array.itemsize}")
-    ):  # by planes: bincount converts what it gets
+    unsigned = array.view(f"u{array.itemsize}")
+    # By planes or pieces, since bincount makes longer integers of what it gets.
+    parts = unsigned if array.ndim > 1 else np.array_split(unsigned, array.size // PIECE + 1)
+    for part in parts:
         counts += np.bincount(part.ravel(), minlength=n_values)
     counts = np.roll(counts, -int(kind.min))  # negative ones were counted last
     occur = np.flatnonzero(counts)

@@ -64,15 +64,22 @@ def gpu_pool(environment: Mapping[str, str]) -> list[str]:
 
 
 def gpu_memory_gb(environment: Mapping[str, str]) -> float | None:
-    """Memory in GiB of the smallest GPU that may be used; None where there is none."""
+    """Memory in GiB of the smallest GPU that may be used; None where there is none, or where
+    NVIDIA's driver does not tell.
+    """
     pool = gpu_pool(environment)
     if not pool or not (program := shutil.which("nvidia-smi", path=environment.get("PATH"))):
         return None
     fields = ("--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
     command = [program, *fields]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    sizes = [float(mib) / 1024 for index, uuid, mib in rows if {index, uuid} & set(pool)]
+    sizes = [
+        float(mib) / 1024
+        for index, uuid, mib in (row for row in rows if len(row) == len(("index", "uuid", "mib")))
+        # A name may be the beginning of a UUID.
+        if mib.isdigit() and (index in pool or any(uuid.startswith(n) for n in pool if "-" in n))
+    ]
     return min(sizes, default=None)
 
 

@@ -142,7 +142,8 @@ def parse_plan(fields: Any, source: str) -> Plan:
 
 def left_out_of(plan: dict[str, Any], cases: Sequence[str]) -> dict[str, str]:
     """Which of the cases a plan leaves out, and why."""
-    return {case: plan["left_out"][case] for case in cases if case in plan["left_out"]}
+    named = plan.get("left_out", {})
+    return {case: named[case] for case in cases if case in named}
 
 
 def part_read_by(stage: str, plan: dict[str, Any]) -> str:

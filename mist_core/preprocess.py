@@ -106,13 +106,24 @@ def _normalised(channel: Volume, grid: Geometry, index: int, plan: Plan) -> NDAr
     return window_and_scale(image, window, ct.z_score_mean, ct.z_score_std)
 
 
+def _stored(image: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """The image in the type that it is to be stored in, if its values fit."""
+    largest = float(np.finfo(dtype).max)
+    if max(float(image.max()), -float(image.min())) > largest:
+        raise DataError(
+            f"preprocess.dtype: expected intensities up to {largest:g} for {dtype}, found "
+            f"{image.min():g} to {image.max():g}. Set it to float32."
+        )
+    return image.astype(dtype, copy=False)
+
+
 def write(
     done: Preprocessed, folder: Path, case_id: str, n_classes: int, settings: Preprocess
 ) -> None:
     """Write the image, the geometry and, where there are labels, labels, voxels of the foreground
     and distance maps (classes, Z, Y, X) of a case.
     """
-    write_array(folder / "images" / f"{case_id}.npy", done.image.astype(settings.dtype, copy=False))
+    write_array(folder / "images" / f"{case_id}.npy", _stored(done.image, settings.dtype))
     write_json(folder / "geometry" / f"{case_id}.json", done.origin.to_json())
     if done.labels is None:
         return

@@ -188,7 +188,7 @@ def case_pictures(candidate: Candidate, paths: Rows, plan: Plan) -> list[Picture
         reference = canonical(read_labels(Path(case["mask"])))
         prediction = canonical(read_labels(candidate.predictions / f"{row['id']}.nii.gz"))
         png = contour_png(
-            image.array,
+            image.array.astype(np.float32),
             reference.array,
             prediction.array,
             plan.dataset_info.labels[1:],

@@ -524,6 +524,19 @@ def test_a_copy_of_a_case_is_told_unless_it_is_of_the_same_patient(tmp_path):
     assert judged(prints, data, patients=patients) == ({}, False)
 
 
+def test_a_copy_of_a_bad_case_is_no_copy_of_a_case(tmp_path):
+    odd = print_of("a", voxels="x", label_counts={9: 1})
+    prints = [odd, print_of("b", voxels="x"), print_of("c")]
+    assert list(judged(prints, described(tmp_path, "abc"))[0]) == ["a"]
+
+
+def test_a_run_of_few_cases_may_lack_a_label(tmp_path):
+    prints, data = [print_of("a"), print_of("b")], dataset(tmp_path, labels=(0, 1, 2))
+    found = Found({"a": None, "b": None}, {}, {})
+    folds = {"a": 0, "b": 1}
+    assert judge(prints, data, found, Analyze(folds=2), folds, {}, limited=True) == ({}, False)
+
+
 def test_a_label_that_no_case_has_is_reported(tmp_path):
     prints = [print_of("a"), print_of("b")]
     problems, stops = judged(prints, dataset(tmp_path, labels=(0, 1, 2, 4)))

@@ -415,3 +415,24 @@ def test_a_whole_file_name_beats_a_part_of_one(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(fields))
     case = read_dataset(tmp_path / "dataset.json").case("a")
     assert [path.name for path in case.images] == ["t1.nii.gz", "ct1.nii.gz"]
+
+
+def test_a_link_to_nothing_is_a_problem_and_not_a_case_that_is_missed(tmp_path):
+    path = make(tmp_path, cases=["a", "b"])
+    (tmp_path / "train/a/t1.nii.gz").unlink()
+    (tmp_path / "train/a/t1.nii.gz").symlink_to(tmp_path / "moved.nii.gz")
+    (tmp_path / "train/c").symlink_to(tmp_path / "moved")
+    found = find_cases(read_dataset(path))
+    assert list(found.train) == ["b"]
+    assert list(found.problems) == ["a", "c"]
+    for (problem,) in found.problems.values():
+        assert "found a link to nothing" in problem
+
+
+def test_problems_of_test_cases_are_known_as_such(tmp_path):
+    make(tmp_path, cases=["x", "both"], files=FILES[:1], part="test")
+    path = make(tmp_path, cases=["a", "both"], **{"test-data": "test"})
+    (tmp_path / "train/a/t1.nii.gz").unlink()
+    found = find_cases(read_dataset(path))
+    assert set(found.problems) == {"a", "both", "x"}
+    assert found.bad_tests == {"x"}

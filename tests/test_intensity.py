@@ -152,3 +152,9 @@ def test_the_box_is_that_of_otsu_s_threshold_of_the_clipped_image(image):
 def test_mean_and_deviation_are_those_of_numpy(image):
     expected = image.mean(dtype=np.float64), image.std(dtype=np.float64)
     assert mean_and_std(image) == pytest.approx(expected)
+
+
+def test_an_image_of_one_value_but_for_rounding_is_whole():
+    image = np.full((20, 20, 20), 1000, np.float64)
+    image[5:] = np.nextafter(1000, 2000)
+    assert foreground_box(image) == WHOLE

@@ -496,3 +496,57 @@ def test_a_file_deflated_in_parts_is_one_image(tmp_path_factory, first, second, 
         path.write_bytes(b"".join(parts)[:-1])
         with pytest.raises(DataError, match="damaged"):
             read_image(path)
+
+
+def edited(path, **fields):
+    """Write over fields of the header of a NIfTI file; places as in nifti1.h."""
+    places = {
+        "size": (42, "<hhh"),
+        "start": (108, "<f"),
+        "slope": (112, "<f"),
+        "shift": (116, "<f"),
+    }
+    raw = bytearray(path.read_bytes())
+    for name, values in fields.items():
+        place, form = places[name]
+        struct.pack_into(form, raw, place, *np.atleast_1d(values).tolist())
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"start": 0}, {"start": np.nan}),
+        *({"slope": np.nan}, {"slope": np.inf}),
+        *({"slope": 0, "shift": 5}, {"slope": 1, "shift": np.nan}),
+    ],
+)
+def test_headers_of_careless_programs_are_read_as_the_reference_library_does(tmp_path, fields):
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    path = edited(written(tmp_path / "a.nii", array), **fields)
+    assert np.array_equal(read_image(path).array, array)
+
+
+def test_a_header_that_promises_more_than_a_file_can_hold_is_refused(tmp_path):
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    path = edited(written(tmp_path / "a.nii", array), size=(30000, 30000, 30000))
+    with pytest.raises(DataError, match="readable image"):
+        read_image(path)
+    with path.with_suffix(".nii.gz").open("wb") as stream:
+        stream.write(gzip.compress(path.read_bytes()))
+    with pytest.raises(DataError, match="readable image"):
+        read_image(path.with_suffix(".nii.gz"))
+
+
+def test_what_is_beyond_float32_is_not_finite(tmp_path):
+    array = np.full((2, 3, 4), 1e300)
+    with pytest.raises(DataError, match="24 voxels that are NaN or infinite"):
+        read_image(written(tmp_path / "a.nii.gz", array))
+
+
+def test_junk_behind_the_last_member_is_left_alone(tmp_path):
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    path = written(tmp_path / "a.nii.gz", array)
+    path.write_bytes(path.read_bytes() + b"signature")
+    assert np.array_equal(read_image(path).array, array)

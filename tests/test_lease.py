@@ -100,15 +100,24 @@ def test_without_gpus_nothing_is_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pool", "memory"), [("0,1", 16.0), ("1", 24.0), ("GPU-b", 24.0), ("", None), ("7", None)]
+    ("pool", "memory"),
+    [("0,1", 16.0), ("1", 24.0), ("GPU-b", 24.0), ("GPU-b2", 24.0), ("", None), ("7", None)],
 )
 def test_the_memory_of_the_smallest_gpu_is_asked_of_its_driver(tmp_path, pool, memory):
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '0, GPU-a, 16384'\necho '1, GPU-b, 24576'\n")
+    program.write_text("#!/bin/sh\necho '0, GPU-a, 16384'\necho '1, GPU-b2c3, 24576'\n")
     program.chmod(0o755)
     environment = {"PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": pool}
     assert gpu_memory_gb(environment) == memory
 
 
 def test_without_a_driver_no_memory_is_known(tmp_path):
+    assert gpu_memory_gb({"PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0"}) is None
+
+
+@pytest.mark.parametrize("lines", ["exit 9", "echo No devices were found", "echo '0, a, [N/A]'"])
+def test_a_driver_that_does_not_tell_is_no_fault_of_the_data(tmp_path, lines):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{lines}\n")
+    program.chmod(0o755)
     assert gpu_memory_gb({"PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0"}) is None

@@ -348,6 +348,15 @@ def test_images_that_are_preprocessed_already_are_only_turned(tmp_path):
     assert np.load(tmp_path / "dtms/a.npy").shape == (4, *done.labels.shape)
 
 
+def test_intensities_that_do_not_fit_are_refused_and_not_made_infinite(tmp_path):
+    geometry = grid((4, 4, 4))
+    image = Volume(np.full(geometry.shape, 66000, np.float32), geometry)
+    done = preprocess([image], None, make_plan(skip=True))
+    with pytest.raises(DataError, match="up to 65504 for float16, found 66000 to 66000"):
+        write(done, tmp_path, "a", 4, Preprocess(skip=True, dtype="float16"))
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 LARGE = """
 import resource, sys
 import numpy as np

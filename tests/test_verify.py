@@ -12,6 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 from conftest import ROOT, ball, grid, written_series
 
+from mist_core import chunks
+from mist_core.files import write_json
 from mist_core.geometry import Geometry
 from mist_core.io import Volume, to_sitk, write_volume
 from mist_core.verify import misplaced
@@ -114,12 +116,10 @@ def seed(folder):
         spoilt = image_of(8)
         spoilt.array[3, 3, 3] = value
         write_volume(data.case(name) / "t2.nii.gz", spoilt)
-    blank = Volume(np.full(GRID.shape, -1024, np.float32), GRID)
+    home = data.case("blank")
     for channel in ("t1", "t2"):
-        write_volume(data.case("blank") / f"{channel}.nii.gz", blank)
-        if channel == "t1":
-            write_volume(folder / "train/blank/t2.nii.gz", blank)
-    write_volume(folder / "train/blank/t1.nii.gz", blank)
+        blank = Volume(np.full(GRID.shape, -1024, np.float32), GRID)
+        write_volume(home / f"{channel}.nii.gz", blank)
     home = data.case("like_good")
     for channel in ("t1", "t2"):
         (home / f"{channel}.nii.gz").write_bytes(
@@ -220,9 +220,11 @@ def test_every_defect_is_in_one_table_with_file_and_remedy(tmp_path):
     code, output = snakemake(tmp_path, "analyze={folds: 3, verify: drop}")
     assert code == 0, output
     plan = json.loads((tmp_path / "results/config.json").read_text())
-    assert set(plan["left_out"]) == set(bad)
-    for name, word in bad.items():
-        assert word in plan["left_out"][name]
+    # Test cases are no part of the plan: they fail, or are left out, alone.
+    assert set(plan["left_out"]) == set(bad) - {"test_grid", "test_missing"}
+    for name, reason in plan["left_out"].items():
+        assert bad[name] in reason
+        assert f"Left out: {name}: " in output
     with (tmp_path / "results/train_paths.csv").open(newline="") as stream:
         kept = [row["id"] for row in csv.DictReader(stream)]
     assert kept == [
@@ -237,6 +239,54 @@ def test_every_defect_is_in_one_table_with_file_and_remedy(tmp_path):
     code, output = snakemake(tmp_path, "analyze={folds: 3, verify: drop}")
     assert code == 0
     assert "Nothing to be done" in output
+
+
+def test_a_fingerprint_that_failed_is_told_and_tried_again(tmp_path):
+    data = Seeded(tmp_path / "data")
+    for number in range(3):
+        data.case(f"good_{number}")
+    data.case("good_test", "test")
+    options = ("analyze={folds: 2}", "cases_per_job=3")
+    assert snakemake(tmp_path, *options)[0] == 0
+    results = tmp_path / "results"
+    # As the job leaves it when there was too little memory for one of its cases.
+    for path in (results / "done/fingerprint").glob("*.json"):
+        manifest = json.loads(path.read_text())
+        if "good_1" in manifest["cases"]:
+            manifest["cases"]["good_1"] = {"error": "expected enough memory, found too little."}
+            path.write_text(json.dumps(manifest))
+    for name in ("config.json", "fingerprints/good_1.json", "fingerprints/.done/good_1.json"):
+        (results / name).unlink()
+    code, output = snakemake(tmp_path, *options)
+    assert code == 1
+    assert "good_1  expected enough memory, found too little." in output
+    assert snakemake(tmp_path, *options)[0] == 0
+    assert (results / "fingerprints/good_1.json").exists()
+    assert not (results / "problems.csv").exists()
+
+
+def test_arrays_of_cases_that_left_go_and_those_of_others_stay(tmp_path):
+    data = Seeded(tmp_path / "data")
+    data.case("here")
+    data.case("moved", "test")
+    for folder in ("", "test/"):
+        for case in ("here", "moved", "gone", "another's"):
+            write_json(tmp_path / f"numpy/{folder}images/{case}.npy", 0)
+            record = {"key": "", "files": [f"images/{case}.npy"]}
+            write_json(tmp_path / f"numpy/{folder}.done/{case}.json", record)
+    groups = dict.fromkeys(("here", "moved", "gone"), "fold_0")
+    chunks.write_record(tmp_path / "chunks.json", "seeded", 1, groups)
+    write_json(tmp_path / "done.json", {"cases": {"here": {"content": "x"}}})
+    paths = ("dataset", "data/dataset.json"), ("chunks", "chunks.json"), ("folder", "numpy")
+    words = [word for name, path in paths for word in (f"--{name}", tmp_path / path)]
+    script = ROOT / "workflow/scripts/gather.py"
+    places = ("--manifests", tmp_path / "done.json", "--output", tmp_path / "numpy/arrays.json")
+    subprocess.run([sys.executable, script, *places, *words], check=True)
+    kept = {str(p.relative_to(tmp_path / "numpy")) for p in (tmp_path / "numpy").rglob("*.npy")}
+    assert kept == {
+        *("images/here.npy", "images/another's.npy"),
+        *("test/images/moved.npy", "test/images/another's.npy"),
+    }
 
 
 def test_slices_of_a_series_are_followed_one_by_one(tmp_path):

@@ -248,6 +248,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     of_chunk |= {"describe": 1, "data_dump": 1}
     assert project.jobs() == of_chunk | OF_ONE_EXPERIMENT | {"train": 1} | GATHER | OF_ALL
     assert not [p for p in project.changed(files) if p.startswith("numpy")]
+    assert not list((project.folder / "numpy").rglob("case_00*"))
 
     files = project.made()
     (results / "a/predictions/test/test_01.nii.gz").unlink()
@@ -599,7 +600,8 @@ def test_a_lost_description_is_made_again_for_the_same_data_dump(project):
         **{"describe": 2, "data_dump.log": 1}
     }, output
     results = project.folder / "results"
-    texts = [(results / name).read_text() for name in ("data_dump.json", "data_dump.md")]
+    names = ("data_dump.json", "data_dump.md")
+    texts = [(results / name).read_text(encoding="utf-8") for name in names]
     assert json.loads(texts[0])["dataset_summary"]["num_patients"] == 4
     assert texts[1].startswith("# Data dump: demo\n")
 
@@ -607,16 +609,20 @@ def test_a_lost_description_is_made_again_for_the_same_data_dump(project):
     (results / "data_dump.md").unlink()
     _, output, jobs = project.run("--", "analyzed")
     assert jobs == {"describe": 1, "data_dump.log": 1}, output
-    assert texts == [(results / name).read_text() for name in ("data_dump.json", "data_dump.md")]
+    assert texts == [(results / name).read_text(encoding="utf-8") for name in names]
 
 
 def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):
     test = project.folder / "data/test"
     shutil.copytree(test / "test_01", test / "test_02")
     (test / "test_02/t1.nii.gz").write_bytes(b"nothing")
+    shutil.copytree(test / "test_01", test / "test_03")
+    (test / "test_03/t2.nii.gz").unlink()
     project.config["experiments"] = {"a": {}}
     code, output, _ = project.run()
     assert code == 1
+    assert "case test_03: data/test/test_03: expected one file with 't2' in its name" in output
+    shutil.rmtree(test / "test_03")
     assert "case test_02: data/test/test_02/t1.nii.gz: expected a readable image" in output
     results = project.folder / "results/a"
     assert (results / "predictions/test/test_01.nii.gz").exists()
@@ -646,10 +652,10 @@ def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(proje
     project.config["analyze"]["verify"] = "drop"
     code, output, _ = project.run()
     assert code == 0, output
-    assert "Left out: bad_mask, bad_test, no_image. What is wrong: results/problems.csv" in output
-    assert (
-        "bad_mask/mask.nii.gz: expected a readable image" in (results / "report.html").read_text()
-    )
+    for name in ("bad_mask", "bad_test", "no_image"):
+        assert f"Left out: {name}: data/t" in output
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "bad_mask/mask.nii.gz: expected a readable image" in page
     names = {path.name for path in (results / "a/predictions").rglob("*.nii.gz")}
     assert names == {f"{i}.nii.gz" for i in (*project.folds(), "test_01")}
     assert set(project.folds()) == {f"demo_0{number}" for number in (1, 2, 3, 4)}
@@ -660,6 +666,10 @@ def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(proje
     assert "bad_mask" in project.folds()
     rows = read_rows(results / "a/results.csv")
     assert "bad_mask" in {row["id"] for row in rows}
+
+    shutil.copy(data / "test/test_01/t1.nii.gz", data / "test/bad_test/t1.nii.gz")
+    assert project.jobs()["predict_test"] == 1
+    assert (results / "a/predictions/test/bad_test.nii.gz").exists()
 
 
 def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_dataset(project):

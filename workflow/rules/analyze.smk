@@ -59,14 +59,14 @@ checkpoint analyze:
         script=script("analyze"),
         facts=lambda wildcards: json.dumps(FACTS),
         folds=digest(FOLDS),
-        problems=digest(PROBLEMS),
+        problems=digest(FOUND.problems),
         dataset=lambda wildcards, input: DATASET,
         settings=settings("analyze", without=BESIDE_THE_PLAN),
         skip=lambda wildcards: (
             "--skip" if chosen_for(wildcards).preprocess.skip else ""
         ),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
-        batch_size=CONFIG.train.batch_size,
+        batch_size=lambda wildcards: chosen_for(wildcards).train.batch_size,
         cases_per_job=lambda wildcards, input: CASES_PER_JOB,
         results=lambda wildcards: CONFIG.results,
         output=subpath(output.plan, parent=True),
@@ -75,6 +75,7 @@ checkpoint analyze:
         exec python {params.script:q} \
             --dataset {params.dataset:q} \
             --fingerprints {params.results:q}/fingerprints \
+            --manifests {input.fingerprints:q} \
             --folds {params.results:q}/folds.json \
             --chunks {params.results:q}/done/chunks.json \
             --gpu {params.results:q}/done/gpu.json \

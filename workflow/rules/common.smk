@@ -21,7 +21,7 @@ from snakemake.settings.enums import Quietness
 
 import mist_core
 from mist_core.chunks import chunk_cases, group_cases, read_record
-from mist_core.cli import digest, forget_lost_files
+from mist_core.cli import LEFT_OUT, digest, forget_lost_files
 from mist_core.commands import home
 from mist_core.config import BESIDE_THE_PLAN, Config, merged, read_config
 from mist_core.dataset import find_cases, read_dataset
@@ -96,7 +96,7 @@ def checked():
     if problems:
         sys.exit("ERROR: " + "\n".join(problems))
     facts = description.facts() if description else DEMO_FACTS
-    return chosen, dataset, facts, found.train, found.test, found.problems, folds
+    return chosen, dataset, facts, found, folds
 
 
 def tell_of_cases(chosen, dataset, found, again):
@@ -107,8 +107,10 @@ def tell_of_cases(chosen, dataset, found, again):
     if not found.problems or not workflow.is_main_process:
         return []
     known = table_of(found.problems, dataset, found.number())
-    dry = workflow.output_settings.dryrun and chosen.analyze.verify == "strict"
-    if again or dry or not found.train:
+    stops = (
+        chosen.analyze.verify == "strict" and found.problems.keys() - found.bad_tests
+    )
+    if again or (stops and workflow.output_settings.dryrun) or not found.train:
         return [known]
     print(
         f"{known}\nThe other cases are read to see what else there is.", file=sys.stderr
@@ -216,7 +218,8 @@ def near(path):
     return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole
 
 
-CONFIG, DATASET, FACTS, TRAIN, TEST, PROBLEMS, FOLDS = checked()
+CONFIG, DATASET, FACTS, FOUND, FOLDS = checked()
+TRAIN, TEST = FOUND.train, FOUND.test
 CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
@@ -428,7 +431,10 @@ def arrays(cases, checkpoint="gather_arrays"):
     """
 
     def pick(made, wildcards):
-        return json.dumps({case: made["cases"].get(case) for case in cases(wildcards)})
+        made = made["cases"]
+        return json.dumps(
+            {case: made.get(case, {}).get("content") for case in cases(wildcards)}
+        )
 
     return after(checkpoint, grid_of_arrays, arrays_path, pick)
 
@@ -606,6 +612,13 @@ def grids():
     tests = gathered("test/arrays.json") if TEST_CHUNKS else []
     made = manifests("preprocess/{grid}", CHUNKS, grid=GRIDS_OF_ARRAYS)
     return gathered("arrays.json") + tests + made
+
+
+def bad_tests():
+    """What became of test cases that have no job, since their files are missing or unclear."""
+    state = LEFT_OUT if CONFIG.analyze.verify == "drop" else "error"
+    bad = {case: {state: " ".join(FOUND.problems[case])} for case in FOUND.bad_tests}
+    return json.dumps(bad, sort_keys=True)
 
 
 def tests_on_grids():

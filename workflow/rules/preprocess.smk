@@ -29,6 +29,11 @@ rule preprocess:
         left_out=left_out,
         settings=settings("preprocess"),
         files=files,
+        leave_out=lambda wildcards: (
+            "--leave-out-bad"
+            if part_of(wildcards) == "test" and CONFIG.analyze.verify == "drop"
+            else ""
+        ),
         dataset=lambda wildcards, input: DATASET,
         cases=cases,
         tracked=tracked,
@@ -44,7 +49,7 @@ rule preprocess:
             --settings {params.settings:q} \
             --case {params.cases:q} \
             --output {params.folder:q} \
-            --manifest {output:q} {params.tracked} \
+            --manifest {output:q} {params.leave_out} {params.tracked} \
             >{log:q} 2>&1
         """
 
@@ -63,11 +68,15 @@ checkpoint gather_arrays:
         script=script("gather"),
         settings=settings("preprocess"),
         dataset=lambda wildcards, input: DATASET,
+        folder=lambda wildcards: f"{CONFIG.numpy}/{wildcards.grid}",
+        results=lambda wildcards: CONFIG.results,
     shell:
         r"""
         exec python {params.script:q} \
             --manifests {input:q} \
             --dataset {params.dataset:q} \
+            --chunks {params.results:q}/done/chunks.json \
+            --folder {params.folder:q} \
             --settings {params.settings:q} \
             --output {output:q} \
             >{log:q} 2>&1
@@ -87,11 +96,15 @@ checkpoint gather_test_arrays:
     params:
         script=script("gather"),
         dataset=lambda wildcards, input: DATASET,
+        folder=lambda wildcards: f"{CONFIG.numpy}/{wildcards.grid}",
+        results=lambda wildcards: CONFIG.results,
     shell:
         r"""
         exec python {params.script:q} \
             --manifests {input:q} \
             --dataset {params.dataset:q} \
+            --chunks {params.results:q}/done/chunks.json \
+            --folder {params.folder:q} \
             --pass-on \
             --output {output:q} \
             >{log:q} 2>&1

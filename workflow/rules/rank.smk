@@ -23,10 +23,12 @@ rule gather_cases:
         "../../envs/cpu.yaml"
     params:
         script=script("gather"),
+        bad=bad_tests(),
     shell:
         r"""
         exec python {params.script:q} \
             --manifests {input.manifests:q} \
+            --bad {params.bad:q} \
             --output {output:q} \
             >{log:q} 2>&1
         """

@@ -1,6 +1,5 @@
 """Merge the descriptions of the training cases into data_dump.json and data_dump.md."""
 
-import logging
 from math import prod
 from pathlib import Path
 
@@ -8,10 +7,9 @@ import numpy as np
 
 from mist_core import cli, describe
 from mist_core.dataset import read_dataset
+from mist_core.errors import raise_all
 from mist_core.files import read_json, read_rows, write_json, write_text
 from mist_core.plan import read_plan
-
-log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -24,36 +22,37 @@ def main() -> None:
     p.add_argument("--output-md", type=Path, required=True, help="Markdown to write")
     args = p.parse_args()
 
-    descriptions, left_out = described(args.manifests)
+    plan = read_plan(args.plan)
     dump = describe.data_dump(
-        descriptions,
-        read_plan(args.plan),
+        described(args.manifests),
+        plan,
         read_dataset(args.dataset),
         {row["id"]: voxels_in(row) for row in read_rows(args.boxes)},
         args.plan,
-        left_out,
+        sorted(plan.left_out),
     )
     write_json(args.output_json, dump)
     write_text(args.output_md, describe.to_markdown(dump))
 
 
-def described(manifests: list[Path]) -> tuple[list[describe.Description], list[str]]:
-    """The descriptions of all cases of some jobs, and the ids of those that have none."""
-    found, left_out = [], []
+def described(manifests: list[Path]) -> list[describe.Description]:
+    """The descriptions of all cases of some jobs but those that the plan leaves out.
+
+    Raises one DataError with every case that could not be described.
+    """
+    found, problems = [], []
     for path in manifests:
         made = read_json(path)
-        without = cli.without_files(made)
-        for case_id, state in without.items():
-            log.info("left out: case %s: %s", case_id, *state.values())
-        left_out += without
-        for case_id in made["cases"].keys() - without.keys():
+        if failed := cli.failures(made):
+            problems += [f"case {case_id}: {error}" for case_id, error in failed.items()]
+            path.unlink()  # to be tried again next time
+        for case_id in made["cases"].keys() - cli.without_files(made).keys():
             folder = Path(made["folder"])
             samples = np.load(folder / f"{case_id}.npy", allow_pickle=False)
             fields = read_json(folder / f"{case_id}.json")
             found.append(describe.description_from_json(fields, samples))
-        if cli.failures(made):
-            path.unlink()  # to be tried again next time
-    return found, left_out
+    raise_all(problems, "cases that could not be described")
+    return found
 
 
 def voxels_in(row: dict[str, str]) -> int:

@@ -15,6 +15,7 @@ def main() -> None:
     p.add_argument("--dataset", type=Path, required=True, help="dataset JSON")
     p.add_argument("--plan", type=Path, required=True, help="config.json written by analyze")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
+    p.add_argument("--leave-out-bad", action="store_true", help="what fails is left out, by name")
     args = p.parse_args()
     dataset, settings = read_dataset(args.dataset), Preprocess(**args.settings)
     fields = read_json(args.plan)
@@ -44,7 +45,8 @@ def main() -> None:
         preprocess.write(done, folder, case_id, len(plan.dataset_info.labels), settings)
 
     left_out = left_out_of(fields, args.case)
-    cli.do_asked(cli.CaseWork(outputs, key, compute), args, left_out=left_out)
+    work = cli.CaseWork(outputs, key, compute)
+    cli.do_asked(work, args, left_out=left_out, leave_out=args.leave_out_bad)
 
 
 if __name__ == "__main__":
