@@ -30,7 +30,7 @@ def main() -> None:
     p.add_argument("--chunks", type=Path, required=True, help="record of the chunks, likewise")
     p.add_argument("--cases-per-job", type=int, required=True, help="size of a chunk")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
-    p.add_argument("--gpu", type=Path, required=True, help="record of the GPU's memory, likewise")
+    p.add_argument("--gpu", type=Path, help="record of the GPU's memory, likewise")
     p.add_argument("--batch-size", type=int, default=2, help="patches of a step on a GPU")
     p.add_argument("--skip", action="store_true", help="images are preprocessed already")
     p.add_argument("--limit-cases", type=int, help="use only the first so many cases")
@@ -116,13 +116,15 @@ def tell(
     raise DataError(f"{shown}\n{WAY_OUT}" if only_bad_cases else shown)
 
 
-def gpu_of_training(settings: Analyze, record: Path) -> float | None:
+def gpu_of_training(settings: Analyze, record: Path | None) -> float | None:
     """GiB of the GPU that will train: as chosen, as recorded, or as seen here and now.
 
     What was seen first holds: a case that is added from another machine must not change the patch.
     """
     if settings.gpu_memory_gb != "auto":
         return settings.gpu_memory_gb
+    if record is None:
+        return gpu_memory_gb(os.environ)
     if not record.exists():
         write_json(record, {"gpu_memory_gb": gpu_memory_gb(os.environ)})
     memory: float | None = read_json(record)["gpu_memory_gb"]
