@@ -17,12 +17,11 @@ from mist_core import __version__
 from mist_core.config import Analyze, array_order
 from mist_core.dataset import Case, Dataset, Found, problems_of_number
 from mist_core.errors import WHOLE, DataError, merged_problems
-from mist_core.geometry import Box, Shape, Triple, box_of, union_box
+from mist_core.geometry import ANISOTROPY, Box, Shape, Triple, box_of, union_box
 from mist_core.intensity import HIGHEST_HU, LOWEST_HU, foreground_box
 from mist_core.io import Volume, read_image, read_labels
 from mist_core.labels import value_counts
 from mist_core.plan import Plan
-from mist_core.resample import ANISOTROPY
 from mist_core.topology import divisor
 from mist_core.verify import misplaced, problems_of_headers
 

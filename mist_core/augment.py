@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mist_core.config import Augment
-from mist_core.geometry import Triple
-from mist_core.resample import ANISOTROPY
+from mist_core.geometry import ANISOTROPY, Triple
 
 LARGEST_ANGLE = np.deg2rad(30)
 SCALES = (0.7, 1.4)

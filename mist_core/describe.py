@@ -18,11 +18,11 @@ from mist_core.config import array_order
 from mist_core.dataset import Case, Dataset
 from mist_core.errors import DataError
 from mist_core.files import parts_of
-from mist_core.geometry import Geometry, Shape, Triple
+from mist_core.geometry import ANISOTROPY, Geometry, Shape, Triple
 from mist_core.io import read_image, read_labels
 from mist_core.observations import named, observations
 from mist_core.plan import Plan
-from mist_core.resample import ANISOTROPY, canonical
+from mist_core.resample import canonical
 from mist_core.shapes import isoperimetric_quotient, masks_of, principal_shape, skeleton_ratio
 
 SAMPLES = 5000  # labelled voxels of a case whose intensities are kept, or up to twice as many

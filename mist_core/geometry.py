@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Above this ratio of voxel edges, interpolating across slices would invent what was not measured.
+ANISOTROPY = 3.0
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]

@@ -14,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mist_core.geometry import Geometry
+from mist_core.geometry import ANISOTROPY, Geometry
 from mist_core.io import Volume
 
 Matrix = NDArray[np.float32]
 
-# Above this ratio of voxel edges, interpolating across slices would invent what was not measured.
-ANISOTROPY = 3.0
 PARALLEL = 1e-3  # voxels that an axis may drift per voxel of another
 BLOCK = 64  # rows of a matrix that are multiplied at once, with the columns that matter to them
 NOTHING = 1e-9  # weights of a spline that are left out; they fall to 0.27 of themselves per voxel

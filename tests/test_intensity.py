@@ -2,13 +2,20 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from skimage.filters import threshold_otsu
 
 from mist_core.geometry import box_of
-from mist_core.intensity import foreground_box, mean_and_std, percentiles, window_and_scale, z_score
+from mist_core.intensity import (
+    foreground_box,
+    mean_and_std,
+    otsu_threshold,
+    percentiles,
+    window_and_scale,
+    z_score,
+)
 
 WHOLE = (slice(0, 20), slice(0, 20), slice(0, 20))
 BODY = (slice(5, 15), slice(4, 16), slice(6, 14))
@@ -158,3 +165,11 @@ def test_an_image_of_one_value_but_for_rounding_is_whole():
     image = np.full((20, 20, 20), 1000, np.float64)
     image[5:] = np.nextafter(1000, 2000)
     assert foreground_box(image) == WHOLE
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=40))
+def test_otsu_s_threshold_is_that_of_the_reference_library(counts):
+    assume(counts[0] > 0)
+    assume(counts[-1] > 0)
+    counts, centres = np.array(counts), np.linspace(-7, 30, len(counts))
+    assert otsu_threshold(counts, centres) == threshold_otsu(hist=(counts, centres))
