@@ -160,12 +160,14 @@ class CaseWork:
     """How one stage does a case.
 
     ``compute(case, folder)`` writes the files named by ``outputs(case)`` below a folder; ``key``
-    stands for all that they are made from.
+    stands for all that they are made from. Files whose names begin with ``aside`` do not count for
+    the stages that follow: they come from the others.
     """
 
     outputs: Callable[[str], Sequence[str]]
     key: Callable[[str], str]
     compute: Callable[[str, Path], None]
+    aside: str | None = None
 
 
 def do_asked(
@@ -318,7 +320,8 @@ def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
         (output / name).parent.mkdir(parents=True, exist_ok=True)
     try:
         work.compute(case, unfinished)
-        state["content"] = _content([unfinished / name for name in names])
+        counted = [n for n in names if work.aside is None or not n.startswith(work.aside)]
+        state["content"] = _content([unfinished / name for name in counted])
         for name in names:
             (unfinished / name).replace(output / name)
     finally:

@@ -244,6 +244,22 @@ def test_the_content_does_not_depend_on_when_it_was_made(stage):
     assert stage.computed() == "aa"
 
 
+def test_files_that_come_from_the_others_do_not_count_and_go_when_they_are_not_asked_for(tmp_path):
+    def made(*names):
+        def compute(case, folder):
+            for number, name in enumerate(names):
+                (folder / name).write_text(f"{number} {len(names) if 'extra' in name else ''}")
+
+        work = cli.CaseWork(lambda case: names, lambda case: str(names), compute, aside="extra/")
+        cli.do_cases(work, ["a"], tmp_path / "out", tmp_path / "manifest.json")
+        return json.loads((tmp_path / "manifest.json").read_text())["cases"]["a"]["content"]
+
+    assert made("a.txt") == made("a.txt", "extra/a.txt")
+    assert (tmp_path / "out/extra/a.txt").exists()
+    assert made("a.txt") != made("a.txt", "b.txt")
+    assert not (tmp_path / "out/extra/a.txt").exists()
+
+
 def test_what_failed_before_fails_with_the_same_words_and_without_work(stage):
     before = stage.folder / "before.json"
     before.write_text(json.dumps({"cases": {"b": {"error": "b.nii: no image"}}}))

@@ -315,9 +315,10 @@ def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
     same = read_labels(tmp_path / "new/same.nii.gz")
     np.testing.assert_array_equal(new.array, same.array)
 
-    # A switch of one run is not one of the next.
+    # A switch of one run is not one of the next; distance maps are no reason to train again.
     assert "preprocess" in run("preprocess", *folders)
     assert not list((tmp_path / "numpy/dtms").glob("*.npy"))
+    assert run("train", *folders, *longer, *QUICK) <= {"gather_cases.log"}
 
     folds = [models / "fold_0.pt", models / "fold_1.pt"]
     done = mist("average_weights", "--weights", *folds, "--output", tmp_path / "mean.pt")

@@ -45,7 +45,7 @@ def main() -> None:
         preprocess.write(done, folder, case_id, len(plan.dataset_info.labels), settings)
 
     left_out = left_out_of(fields, args.case)
-    work = cli.CaseWork(outputs, key, compute)
+    work = cli.CaseWork(outputs, key, compute, aside="dtms/")
     cli.do_asked(work, args, left_out=left_out, leave_out=args.leave_out_bad)
 
 
