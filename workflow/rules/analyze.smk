@@ -66,7 +66,7 @@ checkpoint analyze:
             "--skip" if chosen_for(wildcards).preprocess.skip else ""
         ),
         limit=f"--limit-cases {CONFIG.limit_cases}" if CONFIG.limit_cases else "",
-        batch_size=lambda wildcards: chosen_for(wildcards).train.batch_size,
+        batch_size=lambda wildcards, input: CONFIG.train.batch_size,
         cases_per_job=lambda wildcards, input: CASES_PER_JOB,
         results=lambda wildcards: CONFIG.results,
         output=subpath(output.plan, parent=True),

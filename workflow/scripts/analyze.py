@@ -30,7 +30,7 @@ def main() -> None:
     p.add_argument("--chunks", type=Path, required=True, help="record of the chunks, likewise")
     p.add_argument("--cases-per-job", type=int, required=True, help="size of a chunk")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
-    p.add_argument("--gpu", type=Path, help="record of the GPU's memory, likewise")
+    p.add_argument("--gpu", type=Path, help="record of the GPU and the batch, likewise")
     p.add_argument("--batch-size", type=int, default=2, help="patches of a step on a GPU")
     p.add_argument("--skip", action="store_true", help="images are preprocessed already")
     p.add_argument("--limit-cases", type=int, help="use only the first so many cases")
@@ -54,7 +54,7 @@ def main() -> None:
     left_out = {case_id: " ".join(lines) for case_id, lines in problems.items()}
     prints = [fingerprint for fingerprint in prints if fingerprint.id not in left_out]
 
-    budget = analyze.patch_budget(settings, args.batch_size, gpu_of_training(settings, args.gpu))
+    budget = patch_budget(args, settings)
     plan = analyze.make_plan(prints, dataset, settings, args.skip, budget)
     told = Analysis(
         dataset=str(dataset.path.absolute()),
@@ -116,21 +116,24 @@ def tell(
     raise DataError(f"{shown}\n{WAY_OUT}" if only_bad_cases else shown)
 
 
-def gpu_of_training(settings: Analyze, record: Path | None) -> float | None:
-    """GiB of the GPU that will train: as chosen, as recorded, or as seen here and now.
+def patch_budget(args: argparse.Namespace, settings: Analyze) -> int:
+    """Voxels that a patch may have, by the GPU and the batch that there were at first.
 
-    What was seen first holds: a case that is added from another machine must not change the patch.
+    A case that is added from another machine, or another batch, must not change the patch.
     """
+    at_first = read_json(args.gpu) if args.gpu and args.gpu.exists() else None
+    if at_first is None:
+        memory = gpu_memory_gb(os.environ)
+        at_first = {"gpu_memory_gb": memory, "batch_size": args.batch_size}
+        if args.gpu:
+            write_json(args.gpu, at_first)
+    memory = at_first["gpu_memory_gb"]
     if settings.gpu_memory_gb != "auto":
-        return settings.gpu_memory_gb
-    if record is None:
-        return gpu_memory_gb(os.environ)
-    if not record.exists():
-        write_json(record, {"gpu_memory_gb": gpu_memory_gb(os.environ)})
-    memory: float | None = read_json(record)["gpu_memory_gb"]
-    seen = "no GPU was seen" if memory is None else f"a GPU of {memory:.1f} GiB"
-    log.info("the patch is for what was there at first: %s (analyze.gpu_memory_gb)", seen)
-    return memory
+        memory = settings.gpu_memory_gb
+    budget = analyze.patch_budget(settings, at_first["batch_size"], memory)
+    seen = "no GPU" if memory is None else f"a GPU of {memory:.1f} GiB"
+    log.info("%d voxels for a patch: %s, a batch of %d", budget, seen, at_first["batch_size"])
+    return budget
 
 
 def write_all(
