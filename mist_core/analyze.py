@@ -29,6 +29,8 @@ CROP_FROM = 0.20  # crop when that removes this share of the volume on average
 ZEROS_FROM = 0.20  # zero is background when this share of the voxels is zero on average
 PATCH_VOXELS = 128**3  # for a batch of 2 on a GPU with this memory, or without a GPU
 GPU_MEMORY_GB = 16.0
+NARROWEST_WINDOW = 10  # HU; noise alone makes that of a CT wider
+FEWEST_SAMPLES = 100  # of a channel, below which nothing is said about its window
 CT_STRIDE = 10  # every so many foreground voxels enter the CT statistics
 MIN_PATCH = 32
 
@@ -249,12 +251,14 @@ def judge(
     folds: Mapping[str, int],
     patients: Mapping[str, str],
     limited: bool = False,
+    skip: bool = False,
 ) -> tuple[dict[str, list[str]], bool]:
     """All problems of the training cases by id, and whether they stop the run.
 
     With ``verify: drop`` bad cases do so only where too little is left without them. Test cases
     fail alone; what is known of theirs is told beside what stops the run. A run that is ``limited``
-    to some of the cases may lack a label.
+    to some of the cases may lack a label, and a CT that is preprocessed already (``skip``) has any
+    unit.
     """
     drop = settings.verify == "drop"
     problems = merged_problems(
@@ -267,6 +271,7 @@ def judge(
     if not whole and (drop or not problems):
         whole = _empty_folds(good, dataset, settings.folds, folds)
         whole += [] if limited else _unused_labels(good, dataset)
+        whole += [] if skip else _not_in_hu(good, dataset)
     stops = bool(whole) or (bool(problems) and not drop)
     if stops:
         of_tests = problems_of_headers(list(found.test.values()))
@@ -331,6 +336,30 @@ def _empty_folds(
         f"{', '.join(map(str, empty))}. Add cases or patients, lower analyze.folds, or mend the "
         "folds in analyze.case_table or folds.json."
     ]
+
+
+def _not_in_hu(prints: Sequence[Fingerprint], dataset: Dataset) -> list[str]:
+    """A problem for every CT channel whose values cannot be Hounsfield units: normalised by their
+    window, its images would be constant.
+    """
+    problems = []
+    channels = zip(dataset.channels, dataset.modalities(), strict=True)
+    for index, (name, modality) in enumerate(channels):
+        samples = [p.intensities[index] for p in prints]
+        count = sum(sample.count for sample in samples)
+        if modality != "ct" or count < FEWEST_SAMPLES:
+            continue
+        inside = sum(n for sample in samples for n in sample.histogram.values())
+        found = ct_statistics(samples)
+        low, high = found["window_min"], found["window_max"]
+        if inside < count / 2 or high - low < NARROWEST_WINDOW:
+            problems.append(
+                f"{dataset.path}: expected Hounsfield units in channel {name}, found "
+                f"{inside / count:.0%} of the labelled voxels from {LOWEST_HU} to {HIGHEST_HU}, "
+                f"and of these nearly all from {low:g} to {high:g}. Restore the units of the "
+                "images, or set the modality of this channel to other."
+            )
+    return problems
 
 
 def _unused_labels(prints: Sequence[Fingerprint], dataset: Dataset) -> list[str]:

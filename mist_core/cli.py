@@ -113,10 +113,12 @@ def show_summary(results: str) -> None:
 
 def _left_out(results: Path) -> dict[str, str]:
     """The training cases that the plan leaves out, and the cases that a run left out, and why."""
-    plan, cases = results / "config.json", results / "done/cases.json"
-    named = read_json(plan).get("left_out", {}) if plan.exists() else {}
-    states = read_json(cases)["cases"] if cases.exists() else {}
-    return named | {c: state[LEFT_OUT] for c, state in states.items() if LEFT_OUT in state}
+    plan = results / "config.json"
+    named: dict[str, str] = read_json(plan).get("left_out", {}) if plan.exists() else {}
+    for path in (results / "done/tests.json", results / "done/cases.json"):
+        states = read_json(path)["cases"] if path.exists() else {}
+        named |= {c: state[LEFT_OUT] for c, state in states.items() if LEFT_OUT in state}
+    return named
 
 
 @contextmanager

@@ -282,6 +282,11 @@ def _analyzed(results: Path, args: argparse.Namespace) -> dict[str, Any]:
     plan = results / "config.json"
     if "data" in args and not plan.exists():
         raise DataError("--data: expected a dataset JSON, found none. Name it.")
+    if not plan.exists():
+        raise DataError(
+            f"{plan}: expected the plan of an analysis, found none. Give mist_analyze first; if it "
+            "failed, mend what it says."
+        )
     analysis = read_plan(plan).analysis
     if "data" in args:
         return {"dataset": analysis.dataset}

@@ -24,6 +24,8 @@ KEYS = (
 RESERVED_IDS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
 # Words by which MR shows in the name of a channel: t1, t1w, t1ce, t1gd, t2f and so on among them.
 MR_WORD = re.compile(r"mri?|t[12][a-z]*|flair|adc|dwi|swi|pdw?|dce")
+# Endings of files that lie beside images and are none: notes, and the voxels of a .mhd or .nhdr.
+SIDECARS = (".json", ".txt", ".csv", ".xml", ".pdf", ".bval", ".bvec", ".raw", ".zraw", ".raw.gz")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Dataset:
 
     def _in_folder(self, case_id: str, folder: Path, with_mask: bool) -> Case:
         problems: list[str] = []
-        names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
+        seen = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
+        names = [name for name in seen if not name.lower().endswith(SIDECARS)]
 
         def pick(what: str, substrings: tuple[str, ...]) -> Path:
             # A whole name beats a part of one: t1.nii.gz is not ct1.nii.gz.

@@ -428,6 +428,23 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
+def open_array(path: Path) -> NDArray[Any]:
+    """Map an .npy file, of which only the parts are read that are used.
+
+    Raises DataError for a file that is missing or damaged.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected an array, found none. Run it again.") from None
+    except (ValueError, EOFError) as error:
+        raise DataError(
+            f"{path}: expected an array, found a damaged file ({error}). Delete it: the next run "
+            "makes it again."
+        ) from error
+    return array
+
+
 def write_arrays(
     path: Path, arrays: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: str
 ) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mist_core.geometry import Box, Shape
+from mist_core.io import open_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +31,9 @@ def open_case(folder: Path, case_id: str) -> TrainingCase:
     """Map the arrays that preprocess wrote for one case."""
     return TrainingCase(
         case_id,
-        np.load(folder / "images" / f"{case_id}.npy", mmap_mode="r", allow_pickle=False),
-        np.load(folder / "labels" / f"{case_id}.npy", mmap_mode="r", allow_pickle=False),
-        np.load(folder / "foreground" / f"{case_id}.npy", allow_pickle=False),
+        open_array(folder / "images" / f"{case_id}.npy"),
+        open_array(folder / "labels" / f"{case_id}.npy"),
+        np.array(open_array(folder / "foreground" / f"{case_id}.npy")),
     )
 
 

@@ -17,7 +17,7 @@ from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, has_bflo
 from mist_core.errors import DataError
 from mist_core.files import read_json
 from mist_core.geometry import Origin
-from mist_core.io import Volume
+from mist_core.io import Volume, open_array
 from mist_core.labels import smallest_uint, to_values
 from mist_core.models import build
 from mist_core.patches import sliding_window
@@ -70,8 +70,7 @@ def predict_case(
     models: Sequence[TrainedModel], image: Path, geometry: Path, settings: Predict
 ) -> Volume:
     """The label map of one preprocessed case, from the files that preprocess wrote."""
-    array = np.load(image, mmap_mode="r", allow_pickle=False)
-    return predict_array(models, array, Origin.from_json(read_json(geometry)), settings)
+    return predict_array(models, open_array(image), Origin.from_json(read_json(geometry)), settings)
 
 
 @enough_memory("Lower predict.window_batch, or use a machine with more.")

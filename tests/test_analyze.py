@@ -544,6 +544,31 @@ def test_a_label_that_no_case_has_is_reported(tmp_path):
     assert "found none with 2, 4" in problems["(dataset)"][0]
 
 
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ((0.0, 1.0), True),  # rescaled
+        ((1e4, 1e6), True),  # far beyond what the histogram holds
+        ((-3.0, 5.0), True),  # z-scores
+        ((-80.0, 140.0), False),
+        ((0.0, 40.0), False),
+    ],
+)
+def test_a_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path, values, refused):
+    prints = []
+    for seed, name in enumerate("ab"):
+        mask = ball(grid((20, 20, 20)))
+        noise = np.random.default_rng(seed).uniform(*values, mask.array.shape)
+        image = Volume(noise.astype(np.float32), mask.geometry)
+        prints.append(fingerprint(stored(tmp_path, name, [image], mask)))
+    problems, stops = judged(prints, dataset(tmp_path, modality="ct"))
+    assert stops == refused
+    assert bool(problems) == refused
+    if refused:
+        assert "expected Hounsfield units in channel t1" in problems["(dataset)"][0]
+        assert judged(prints, dataset(tmp_path, modality="other")) == ({}, False)
+
+
 def test_an_image_that_shows_nothing_is_a_problem(tmp_path):
     image, mask = bright_ball(grid((8, 8, 8)))
     blank = Volume(np.full_like(image.array, -1000), image.geometry)

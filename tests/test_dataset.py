@@ -436,3 +436,11 @@ def test_problems_of_test_cases_are_known_as_such(tmp_path):
     found = find_cases(read_dataset(path))
     assert set(found.problems) == {"a", "both", "x"}
     assert found.bad_tests == {"x"}
+
+
+def test_notes_beside_an_image_are_no_images(tmp_path):
+    path = make(tmp_path, cases=["a"])
+    for name in ("t1.json", "t1.bval", "seg.txt", "t2.RAW"):
+        (tmp_path / "train/a" / name).touch()
+    case = read_dataset(path).case("a")
+    assert [file.name for file in case.files] == ["t2.nii.gz", "t1.nii.gz", "seg.nii.gz"]

@@ -29,6 +29,7 @@ from mist_core.io import (
     Volume,
     from_sitk,
     geometry_of,
+    open_array,
     read_channels,
     read_geometry,
     read_image,
@@ -550,3 +551,18 @@ def test_junk_behind_the_last_member_is_left_alone(tmp_path):
     path = written(tmp_path / "a.nii.gz", array)
     path.write_bytes(path.read_bytes() + b"signature")
     assert np.array_equal(read_image(path).array, array)
+
+
+def test_a_damaged_array_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.npy"
+    write_array(path, np.arange(1000.0))
+    assert np.array_equal(open_array(path), np.arange(1000.0))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"a\.npy: expected an array, found a damaged file"):
+        open_array(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="damaged"):
+        open_array(path)
+    path.unlink()
+    with pytest.raises(DataError, match="found none"):
+        open_array(path)

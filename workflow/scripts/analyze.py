@@ -47,8 +47,9 @@ def main() -> None:
     folds = deal_folds(found.train, settings.folds, args.folds, table, labels_of)
     patients = patients_of(table, found.train, settings.folds) if table else {}
 
+    limited, skip = bool(args.limit_cases), args.skip
     problems, stops = analyze.judge(
-        prints, dataset, found, settings, folds, patients, limited=bool(args.limit_cases)
+        prints, dataset, found, settings, folds, patients, limited, skip
     )
     tell(args, problems, stops, prints, dataset, found)
     left_out = {case_id: " ".join(lines) for case_id, lines in problems.items()}
