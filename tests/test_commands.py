@@ -233,7 +233,8 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path):
 def test_a_stage_without_the_one_before_says_what_is_missing(tmp_path, name):
     done = mist(name, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("ERROR: results/config.json: expected a JSON file, found none.")
+    assert done.stderr.startswith("ERROR: results/config.json: expected the plan of an analysis")
+    assert "Give mist_analyze first" in done.stderr
 
 
 @pytest.fixture(scope="module")
