@@ -3,7 +3,7 @@
 from snakemake.logging import logger
 from snakemake.utils import min_version
 
-from mist_core.cli import claim, show_summary
+from mist_core.cli import claim, end_on_sigterm, show_summary
 from mist_core.progress import show_failures
 
 min_version("9.19")
@@ -23,6 +23,7 @@ use rule * from mist
 
 
 onstart:
+    end_on_sigterm()
     claim(config.get("results", "results"), config.get("numpy", "numpy"))
 
 

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,6 +78,14 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         log.info(STOPPED)
         sys.exit(130)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end a run as Ctrl-C does, once the scheduler is there.
+
+    Snakemake's own handler waits for a lock that the code it interrupts may hold: for ever.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def claim(*folders: str) -> None:

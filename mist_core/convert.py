@@ -72,7 +72,7 @@ def from_decathlon(source: Path, output: Path) -> tuple[list[Copy], Description]
         problems.append(
             f"{path}: expected a name of its own for each label, found {fields['labels']}. Mend it."
         )
-    values, classes = _classes(path, labels, problems)
+    classes = _classes(path, labels, problems)
     names = safe_names(channels)
     copies = []
     for image, mask in train_files:
@@ -83,10 +83,7 @@ def from_decathlon(source: Path, output: Path) -> tuple[list[Copy], Description]
     _refuse(path, copies, output, problems)
     return copies, {
         "task": str(fields.get("name") or source.resolve().name),
-        "modality": _modality(channels, names),
-        **_files(copies, names),
-        "labels": values,
-        "final_classes": classes,
+        **_contents(copies, channels, names, classes),
     }
 
 
@@ -102,9 +99,8 @@ def from_nnunet(source: Path, output: Path) -> tuple[list[Copy], Description]:
         raise DataError(f"{path}: expected a JSON object, found {type(fields).__name__}.")
     problems: list[str] = []
     channels = nnunet.channel_names(path, fields, problems)
-    values, classes = _classes(
-        path, nnunet.label_names(path, fields.get("labels"), problems), problems
-    )
+    labels = nnunet.label_names(path, fields.get("labels"), problems)
+    classes = _classes(path, labels, problems)
     ending = fields.get("file_ending", ".nii.gz")
     if ending not in ENDINGS:
         problems.append(
@@ -124,10 +120,7 @@ def from_nnunet(source: Path, output: Path) -> tuple[list[Copy], Description]:
     _refuse(path, copies, output, problems)
     return copies, {
         "task": str(fields.get("name") or source.resolve().name),
-        "modality": _modality(channels, names),
-        **_files(copies, names),
-        "labels": values,
-        "final_classes": classes,
+        **_contents(copies, channels, names, classes),
     }
 
 
@@ -284,6 +277,22 @@ def _files(copies: Sequence[Copy], names: Sequence[str]) -> Description:
         **({"test-data": "raw/test"} if with_test else {}),
         "mask": sorted(found["mask"]),
         "images": {name: sorted(found[name]) for name in names},
+    }
+
+
+def _contents(
+    copies: Sequence[Copy],
+    channels: Sequence[str],
+    names: Sequence[str],
+    classes: tuple[list[int], dict[str, list[int]]],
+) -> Description:
+    """The part of a description that follows from channels, files, labels and classes."""
+    values, final_classes = classes
+    return {
+        "modality": _modality(channels, names),
+        **_files(copies, names),
+        "labels": values,
+        "final_classes": final_classes,
     }
 
 

@@ -86,11 +86,6 @@ def _shuffled(patient: str) -> str:
     return hashlib.sha256(patient.encode()).hexdigest()
 
 
-def patients_of(case_table: Path, cases: Iterable[str], n_folds: int) -> dict[str, str]:
-    """The patient of every case; a table without that column has none."""
-    return read_case_table(case_table, cases, n_folds)[0]
-
-
 def read_case_table(
     path: Path, cases: Iterable[str], n_folds: int
 ) -> tuple[dict[str, str], dict[str, int]]:

@@ -1,6 +1,5 @@
 """Files to volumes and back: with geometry.py, the only place that knows ITK's (x, y, z) order."""
 
-import gzip
 import logging
 import zlib
 from collections.abc import Iterable, Iterator
@@ -268,10 +267,10 @@ def _read(path: Path) -> Volume:
 
 def _nifti_geometry(path: Path) -> Geometry | None:
     """The grid that the sform of a NIfTI-1 header gives, axes as they are; None without one."""
-    opened = gzip.open if path.suffix == ".gz" else Path.open
-    with opened(path, "rb") as stream:
-        raw = stream.read(NIFTI1_HEADER_SIZE)
-    order = "<" if raw[:4] == NIFTI1_HEADER_SIZE.to_bytes(4, "little") else ">"
+    raw = _head(_blocks(path))
+    order = _byte_order(raw)
+    if order is None:
+        return None
     size = np.frombuffer(raw, f"{order}i2", 4, offset=40)
     if size[0] != 3 or not int(np.frombuffer(raw, f"{order}i2", 1, offset=254)[0]):
         return None
@@ -295,11 +294,7 @@ def _nifti_voxels(path: Path) -> NDArray[Any] | None:
     error, and the second reaches the caller. Layout: nifti.nimh.nih.gov/nifti-1 (nifti1.h).
     """
     blocks = _blocks(path)
-    head = b""
-    for block in blocks:
-        head += block
-        if len(head) > NIFTI1_HEADER_SIZE:
-            break
+    head = _head(blocks)
     if len(head) <= NIFTI1_HEADER_SIZE:
         raise _damaged(path, f"{len(head)} bytes")
     layout = _nifti_layout(head)
@@ -327,10 +322,8 @@ def _nifti_layout(head: bytes) -> tuple[list[int], np.dtype[Any], int, float, fl
     None for other kinds of file and of voxel. What is not finite or zero means no scaling, and a
     first byte inside the header the one behind it, as in the reference library.
     """
-    for order in "<>":
-        if int(np.frombuffer(head, f"{order}i4", 1)[0]) == NIFTI1_HEADER_SIZE:
-            break
-    else:
+    order = _byte_order(head)
+    if order is None:
         return None
     size = np.frombuffer(head, f"{order}i2", 8, offset=40).tolist()
     kind = NIFTI1_TYPES.get(int(np.frombuffer(head, f"{order}i2", 1, offset=70)[0]))
@@ -346,6 +339,24 @@ def _nifti_layout(head: bytes) -> tuple[list[int], np.dtype[Any], int, float, fl
         slope if scaled else 1.0,
         intercept if scaled and isfinite(intercept) else 0.0,
     )
+
+
+def _head(blocks: Iterator[bytes]) -> bytes:
+    """Blocks from the front of a file, until they hold a header of NIfTI-1 or the file ends."""
+    head = b""
+    while len(head) <= NIFTI1_HEADER_SIZE and (block := next(blocks, None)) is not None:
+        head += block
+    return head
+
+
+def _byte_order(head: bytes) -> str | None:
+    """How numbers are stored, by the size of the header in its first four bytes; None where that is
+    not NIfTI-1's.
+    """
+    if len(head) < NIFTI1_HEADER_SIZE:
+        return None
+    orders = (o for o in "<>" if int(np.frombuffer(head, f"{o}i4", 1)[0]) == NIFTI1_HEADER_SIZE)
+    return next(orders, None)
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

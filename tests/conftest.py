@@ -9,8 +9,9 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from mist_core.dataset import Case
 from mist_core.geometry import Geometry
-from mist_core.io import Volume
+from mist_core.io import Volume, write_volume
 
 ROOT = Path(__file__).parents[1]
 # Real scans and tables of expected values, kept beside the repository where they are available.
@@ -90,3 +91,12 @@ def written_series(folder, array, uid="1.2.3", places=None):
         writer.SetFileName(str(folder / f"{uid}_{(7 * number) % 11}.dcm"))
         writer.Execute(image)
     return folder
+
+
+def stored(folder, case_id, images, mask):
+    """Write a case to files."""
+    paths = tuple(folder / case_id / f"{n}.nii.gz" for n in range(len(images)))
+    for path, image in zip(paths, images, strict=True):
+        write_volume(path, image)
+    write_volume(folder / case_id / "mask.nii.gz", mask)
+    return Case(case_id, paths, folder / case_id / "mask.nii.gz")

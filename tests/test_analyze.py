@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from conftest import ball, grid
+from conftest import ball, grid, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ from mist_core.analyze import (
 from mist_core.config import Analyze
 from mist_core.dataset import Case, Dataset, Found
 from mist_core.geometry import Geometry
-from mist_core.io import Volume, write_volume
+from mist_core.io import Volume
 from mist_core.plan import Plan, parse_plan
 from mist_core.topology import topology
 
@@ -44,15 +44,6 @@ MOVES = [
 def dataset(tmp_path, labels=(0, 1), modality="mr", channels=("t1",)):
     classes = {f"label_{v}": (v,) for v in labels[1:]}
     return Dataset(tmp_path / "dataset.json", "task", modality, channels, labels, classes)
-
-
-def stored(folder, case_id, images, mask):
-    """Write a case to files."""
-    paths = tuple(folder / case_id / f"{n}.nii.gz" for n in range(len(images)))
-    for path, image in zip(paths, images, strict=True):
-        write_volume(path, image)
-    write_volume(folder / case_id / "mask.nii.gz", mask)
-    return Case(case_id, paths, folder / case_id / "mask.nii.gz")
 
 
 def moved(volume, order, flips):

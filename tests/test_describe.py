@@ -7,11 +7,11 @@ from math import pi
 
 import numpy as np
 import pytest
-from conftest import ROOT, ball, grid
+from conftest import ROOT, ball, grid, stored
 
 from mist_core.analyze import fingerprint, make_plan
 from mist_core.config import Analyze
-from mist_core.dataset import Case, Dataset
+from mist_core.dataset import Dataset
 from mist_core.describe import (
     Description,
     Structure,
@@ -23,20 +23,11 @@ from mist_core.describe import (
 )
 from mist_core.errors import DataError
 from mist_core.geometry import Geometry
-from mist_core.io import Volume, write_volume
+from mist_core.io import Volume
 from mist_core.observations import observations
 from mist_core.sources import sources_of
 
 STATISTICS = ["mean", "std", "min", "p25", "median", "p75", "max"]
-
-
-def stored(folder, case_id, images, mask):
-    """Write a case to files."""
-    paths = tuple(folder / case_id / f"{n}.nii.gz" for n in range(len(images)))
-    for path, image in zip(paths, images, strict=True):
-        write_volume(path, image)
-    write_volume(folder / case_id / "mask.nii.gz", mask)
-    return Case(case_id, paths, folder / case_id / "mask.nii.gz")
 
 
 def two_cases(folder):

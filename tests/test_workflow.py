@@ -81,6 +81,7 @@ class Project:
             cwd=self.folder,
             check=False,
             text=True,
+            timeout=600,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={
@@ -416,7 +417,7 @@ def test_a_killed_run_goes_on_where_it_was(project):
     results = project.folder / "results"
     wait_for(lambda: list(results.glob("*/models/fold_?.pt")))
     os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    run.wait(timeout=120)
     trained = len(list(results.glob("*/models/fold_?.pt")))
     assert trained >= 1
     before = project.made()
@@ -466,7 +467,7 @@ def test_a_killed_training_is_explained_and_goes_on(project):
     wait_for(says(" loss "))
     assert says("going on after epoch")()
     second.kill()  # but not its jobs
-    second.wait()
+    second.wait(timeout=120)
     second.stdout.close()
 
     assert project.jobs()["train"] == 1
@@ -482,11 +483,10 @@ def test_two_runs_on_one_results_folder_are_kept_apart(project):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while not (project.folder / "results/fingerprints").exists():
-        time.sleep(0.05)
+    wait_for((project.folder / "results/fingerprints").exists)
     code, output, _ = project.run()
     first.terminate()
-    first.wait()
+    assert first.wait(timeout=120) == 1
     assert code == 1
     assert "ERROR: results: expected no other run, found one at work (process " in output
 

@@ -13,7 +13,7 @@ from mist_core.config import BESIDE_THE_PLAN, Analyze
 from mist_core.dataset import Dataset, Found, find_cases, read_dataset
 from mist_core.errors import WHOLE, DataError, rows_of, table_of
 from mist_core.files import read_json, write_json, write_rows
-from mist_core.folds import deal_folds, patients_of, write_recorded_folds
+from mist_core.folds import deal_folds, read_case_table, write_recorded_folds
 from mist_core.lease import gpu_memory_gb
 from mist_core.plan import Analysis, Plan
 
@@ -45,7 +45,7 @@ def main() -> None:
     labels = {p.id: frozenset(p.label_counts or ()) - {0} for p in prints}
     labels_of = (lambda cases: labels) if settings.stratify else None
     folds = deal_folds(found.train, settings.folds, args.folds, table, labels_of)
-    patients = patients_of(table, found.train, settings.folds) if table else {}
+    patients, _ = read_case_table(table, found.train, settings.folds) if table else ({}, {})
 
     limited, skip = bool(args.limit_cases), args.skip
     problems, stops = analyze.judge(
