@@ -5,19 +5,26 @@ then the coarser deep-supervision heads, of which there may be none.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
 from mist_core.geometry import Shape, Triple
 from mist_core.models.unet import nnunet
 
-Builder = Callable[[int, int, Shape, Triple], nn.Module]
+Builder = Callable[..., nn.Module]  # (in_channels, out_channels, patch_size, spacing, **params)
 
 MODELS: Mapping[str, Builder] = {"nnunet": nnunet}
 
 
 def build(
-    name: str, *, in_channels: int, out_channels: int, patch_size: Shape, spacing: Triple
+    name: str,
+    *,
+    in_channels: int,
+    out_channels: int,
+    patch_size: Shape,
+    spacing: Triple,
+    **params: Any,
 ) -> nn.Module:
-    """A fresh network of the given name, with Kaiming-normal weights."""
-    return MODELS[name](in_channels, out_channels, patch_size, spacing)
+    """A network of the given name with fresh weights; ``params`` are those of its builder."""
+    return MODELS[name](in_channels, out_channels, patch_size, spacing, **params)

@@ -11,27 +11,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mist_core.geometry import Shape, Triple
+from mist_core.models.blocks import SLOPE, Convolution, initialise, run
 from mist_core.topology import Level, topology
 
 MAX_FEATURES = 320
 DEEP_HEADS = 2
-SLOPE = 0.01  # of the leaky ReLU, and of the Kaiming initialisation that goes with it
 
 
-def nnunet(in_channels: int, out_channels: int, patch_size: Shape, spacing: Triple) -> nn.Module:
+def nnunet(
+    in_channels: int,
+    out_channels: int,
+    patch_size: Shape,
+    spacing: Triple,
+    *,
+    gradient_checkpointing: bool = False,
+) -> nn.Module:
     """Residual encoder, plain decoder, 32 features doubling to 320, two deep-supervision heads."""
     levels = topology(patch_size, spacing)
     features = [min(32 * 2**i, MAX_FEATURES) for i in range(len(levels))]
-    return UNet(in_channels, out_channels, levels, features)
+    return UNet(in_channels, out_channels, levels, features, gradient_checkpointing)
 
 
 class UNet(nn.Module):
     """Encoder, decoder with skip connections, and a head for each of the finest resolutions."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, levels: list[Level], features: list[int]
+        self,
+        in_channels: int,
+        out_channels: int,
+        levels: list[Level],
+        features: list[int],
+        checkpointing: bool,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         widths = [in_channels, *features]
         self.encoder = nn.ModuleList(
             ResidualBlock(widths[i], widths[i + 1], level) for i, level in enumerate(levels)
@@ -44,17 +57,17 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(
             nn.Conv3d(features[i], out_channels, kernel_size=1) for i in range(heads)
         )
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, C, Z, Y, X) to logits (B, K, Z, Y, X) and, in training, (B, K, Z/2, Y/2, X/2), ..."""
         skips = []
         for block in self.encoder:
-            x = block(x)  # (B, F, Z, Y, X) of this level
+            x = run(block, x, checkpointing=self.checkpointing)  # (B, F, Z, Y, X) of this level
             skips.append(x)
         outputs = [skips.pop()]
         for block in self.decoder:
-            outputs.append(block(outputs[-1], skips.pop()))
+            outputs.append(run(block, outputs[-1], skips.pop(), checkpointing=self.checkpointing))
         finest_first = outputs[::-1]
         used = self.heads if self.training else self.heads[:1]
         return tuple(head(x) for head, x in zip(used, finest_first, strict=False))
@@ -92,25 +105,3 @@ class UpBlock(nn.Module):
         x = torch.cat([self.up(x), skip], dim=1)
         x = F.leaky_relu(self.first(x), SLOPE, inplace=True)
         return F.leaky_relu(self.second(x), SLOPE, inplace=True)
-
-
-class Convolution(nn.Sequential):
-    """Convolution that keeps the size at stride 1, then instance normalisation."""
-
-    def __init__(
-        self, in_features: int, out_features: int, kernel: Shape | int, stride: Shape = (1, 1, 1)
-    ) -> None:
-        z, y, x = (kernel,) * 3 if isinstance(kernel, int) else kernel
-        super().__init__(
-            nn.Conv3d(
-                in_features, out_features, (z, y, x), stride, (z // 2, y // 2, x // 2), bias=False
-            ),
-            nn.InstanceNorm3d(out_features, affine=True),
-        )
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, a=SLOPE)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
