@@ -20,9 +20,9 @@ from mist_core.errors import WHOLE, DataError, merged_problems
 from mist_core.geometry import ANISOTROPY, Box, Shape, Triple, box_of, union_box
 from mist_core.intensity import HIGHEST_HU, LOWEST_HU, foreground_box
 from mist_core.io import Volume, read_image, read_labels
-from mist_core.labels import value_counts
+from mist_core.labels import value_counts, without
 from mist_core.plan import Plan
-from mist_core.topology import divisor
+from mist_core.topology import architecture, divisor
 from mist_core.verify import misplaced, problems_of_headers
 
 CROP_FROM = 0.20  # crop when that removes this share of the volume on average
@@ -84,7 +84,8 @@ def fingerprint(case: Case) -> Fingerprint:
 
     *images, mask = volumes
     bright = reduce(union_box, (foreground_box(image.array) for image in images))
-    labelled = box_of(mask.array > 0)
+    foreground = without(mask.array, case.ignore_label) > 0
+    labelled = box_of(foreground)
     box = union_box(bright, labelled) if labelled else bright
     values, counts = value_counts(mask.array)
     geometry, order = mask.geometry, mask.geometry.to_lps()
@@ -99,7 +100,7 @@ def fingerprint(case: Case) -> Fingerprint:
         native_size=geometry.shape,
         nonzero_fractions=tuple(float(np.count_nonzero(i.array) / i.array.size) for i in images),
         label_counts={int(v): int(n) for v, n in zip(values, counts, strict=True)},
-        intensities=tuple(_moments(image.array[mask.array > 0][::CT_STRIDE]) for image in images),
+        intensities=tuple(_moments(image.array[foreground][::CT_STRIDE]) for image in images),
         voxels=_key([image.array for image in images]),
     )
 
@@ -176,11 +177,12 @@ def make_plan(
     settings: Analyze,
     skip: bool = False,
     budget: int = PATCH_VOXELS,
+    model: str = "nnunet",
 ) -> Plan:
     """Merge fingerprints of cases without problems into a plan.
 
     With ``skip`` the images are as they are to be: nothing is cropped, resampled or normalised.
-    ``budget`` is how many voxels a patch may have.
+    ``budget`` is how many voxels a patch may have, ``model`` the architecture that it must suit.
     """
     spacing = (
         target_spacing([p.spacing for p in prints])
@@ -199,9 +201,9 @@ def make_plan(
         spacing,
     )
     patch = (
-        choose_patch(size, spacing, budget)
+        choose_patch(size, spacing, budget, model)
         if settings.patch_size == "auto"
-        else _fitting(array_order(settings.patch_size), spacing)
+        else _fitting(array_order(settings.patch_size), spacing, model)
     )
     is_ct = [modality == "ct" for modality in dataset.modalities()]
     zeros = 1 - np.mean([p.nonzero_fractions for p in prints], axis=0)
@@ -214,6 +216,7 @@ def make_plan(
                 "modality": dataset.modality,
                 "images": dataset.channels,
                 "labels": dataset.labels,
+                "ignore_label": dataset.ignore_label,
             },
             "spatial_config": {
                 "patch_size": array_order(patch),
@@ -310,13 +313,13 @@ def problems_of(
 
 def _problems_of_labels(p: Fingerprint, dataset: Dataset, empty_masks: bool) -> list[str]:
     counts = p.label_counts or {}
-    if odd := sorted(set(counts) - set(dataset.labels)):
+    if odd := sorted(set(counts) - {*dataset.labels, dataset.ignore_label}):
         found = ", ".join(f"{v} ({counts[v]} voxels)" for v in odd)
         return [
             f"{dataset.case(p.id).mask}: expected labels among {list(dataset.labels)}, found "
             f"{found}. Mend the label map, or add the label to {dataset.path}."
         ]
-    if set(counts) <= {0} and not empty_masks:
+    if set(counts) <= {0, dataset.ignore_label} and not empty_masks:
         return [
             f"{dataset.case(p.id).mask}: expected labels, found background only. Draw them; or, if "
             "there is nothing to draw in this case, set analyze.empty_masks to true."
@@ -396,30 +399,45 @@ def median_size(sizes: Sequence[Shape], spacings: Sequence[Triple], target: Trip
     return (max(z, 1), max(y, 1), max(x, 1))
 
 
-def patch_budget(settings: Analyze, batch_size: int, gpu_memory_gb: float | None) -> int:
+def patch_budget(
+    settings: Analyze, batch_size: int, gpu_memory_gb: float | None, model: str = "nnunet"
+) -> int:
     """Voxels that a patch may have, by the memory (GiB) of the GPU; None: there is no GPU."""
     if settings.patch_voxels != "auto":
         return settings.patch_voxels
     if gpu_memory_gb is None:
         return PATCH_VOXELS
-    return int(gpu_memory_gb / GPU_MEMORY_GB * PATCH_VOXELS * 2 / batch_size)
+    share = gpu_memory_gb / GPU_MEMORY_GB * architecture(model).patch_budget
+    return int(share * PATCH_VOXELS * 2 / batch_size)
 
 
-def choose_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
-    """Patch for a median image size: isotropic in mm where it can be, within ``budget`` voxels."""
+def choose_patch(size: Shape, spacing: Triple, budget: int, model: str = "nnunet") -> Shape:
+    """Patch for a median image size: isotropic in mm where it can be, within ``budget`` voxels, and
+    such that the model can halve it.
+    """
     if max(spacing) / min(spacing) > ANISOTROPY:
-        return _thick_slice_patch(size, spacing, budget)
-    return _even_patch(size, spacing, budget)
+        patch = _thick_slice_patch(size, spacing, budget)
+    else:
+        patch = _even_patch(size, spacing, budget)
+    return _nearest(patch, divisor(patch, spacing, model))
 
 
-def _fitting(patch: Shape, spacing: Triple) -> Shape:
+def _nearest(patch: Shape, multiples: Shape) -> Shape:
+    """The nearest multiple of each axis, downwards where two are, but one at least."""
+    z, y, x = (
+        max(-(-(2 * n - m) // (2 * m)), 1) * m for n, m in zip(patch, multiples, strict=True)
+    )
+    return (z, y, x)
+
+
+def _fitting(patch: Shape, spacing: Triple, model: str) -> Shape:
     """The patch that the user chose, if the network can halve it."""
-    multiples = divisor(patch, spacing)
+    multiples = divisor(patch, spacing, model)
     if any(n % m for n, m in zip(patch, multiples, strict=True)):
-        near = [max(round(n / m), 1) * m for n, m in zip(patch, multiples, strict=True)]
+        near = _nearest(patch, multiples)
         raise DataError(
             f"config: analyze.patch_size: expected multiples of {list(multiples[::-1])} (x, y, z), "
-            f"as the network halves the axes, found {list(patch[::-1])}. Take {near[::-1]}."
+            f"as {model} halves the axes, found {list(patch[::-1])}. Take {near[::-1]}."
         )
     return patch
 

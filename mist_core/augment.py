@@ -12,28 +12,26 @@ from torch.nn import functional as F
 
 from mist_core.config import Augment
 from mist_core.geometry import ANISOTROPY, Triple
+from mist_core.patches import Batch
 
 LARGEST_ANGLE = np.deg2rad(30)
 SCALES = (0.7, 1.4)
 
 
 def augment(
-    images: Tensor,
-    labels: Tensor,
-    settings: Augment,
-    spacing: Triple,
-    generators: Sequence[np.random.Generator],
-) -> tuple[Tensor, Tensor]:
-    """Change images (B, C, Z, Y, X) and class indices (B, Z, Y, X) together.
+    batch: Batch, settings: Augment, spacing: Triple, generators: Sequence[np.random.Generator]
+) -> Batch:
+    """Change images, class indices and distance maps together.
 
     Every item has a generator of its own, so it looks the same in whatever batch it is.
     """
-    images, labels = affine(images, labels, settings.affine, spacing, generators)
-    images, labels = flip(images, labels, settings.flip, flip_axes(settings), generators)
+    batch = affine(batch, settings.affine, spacing, generators)
+    batch = flip(batch, settings.flip, flip_axes(settings), generators)
     if settings.noise or settings.brightness or settings.contrast:
-        pairs = zip(images, generators, strict=True)
+        pairs = zip(batch.images, generators, strict=True)
         images = torch.stack([_intensity(image, settings, g) for image, g in pairs])
-    return images, labels
+        batch = batch._replace(images=images)
+    return batch
 
 
 def flip_axes(settings: Augment) -> tuple[int, ...]:
@@ -44,44 +42,51 @@ def flip_axes(settings: Augment) -> tuple[int, ...]:
 
 
 def flip(
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     probability: float,
     axes: tuple[int, ...],
     generators: Sequence[np.random.Generator],
-) -> tuple[Tensor, Tensor]:
+) -> Batch:
     """Mirror each item along each axis with the given probability."""
-    images, labels = images.clone(), labels.clone()
-    for item, generator in zip(range(len(images)), generators, strict=True):
-        chosen = [axis for axis in axes if generator.random() < probability]
-        if chosen:
-            images[item] = images[item].flip([a + 1 for a in chosen])
-            labels[item] = labels[item].flip(chosen)
-    return images, labels
+    batch = _copied(batch)
+    for item, generator in enumerate(generators):
+        chosen = [axis - 3 for axis in axes if generator.random() < probability]
+        for tensor in batch:
+            if tensor is not None and chosen:
+                tensor[item] = tensor[item].flip(chosen)
+    return batch
+
+
+def _copied(batch: Batch) -> Batch:
+    images, labels, maps = batch
+    return Batch(images.clone(), labels.clone(), None if maps is None else maps.clone())
 
 
 def affine(
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     probability: float,
     spacing: Triple,
     generators: Sequence[np.random.Generator],
-) -> tuple[Tensor, Tensor]:
-    """Rotate and scale about the patch centre in one resampling, linear for images, nearest for
-    labels. What comes in from outside is zero and background.
+) -> Batch:
+    """Rotate and scale about the patch centre in one resampling, linear for images and distance
+    maps, nearest for labels. What comes in from outside is zero and background, as far away as it
+    is at the border.
     """
     chosen = [i for i, generator in enumerate(generators) if generator.random() < probability]
     if not chosen:
-        return images, labels
-    edges_mm = np.asarray(images.shape[2:]) * np.asarray(spacing)
+        return batch
+    size = batch.images.shape[2:]
+    edges_mm = np.asarray(size) * np.asarray(spacing)
     matrices = np.stack([_random_matrix(edges_mm, spacing, generators[i]) for i in chosen])
-    theta = torch.from_numpy(matrices).to(images)
-    grid = F.affine_grid(theta, [len(chosen), 1, *images.shape[2:]], align_corners=False)
-    images, labels = images.clone(), labels.clone()
+    theta = torch.from_numpy(matrices).to(batch.images)
+    grid = F.affine_grid(theta, [len(chosen), 1, *size], align_corners=False)
+    images, labels, maps = batch = _copied(batch)
     images[chosen] = F.grid_sample(images[chosen], grid, "bilinear", align_corners=False)
     moved = F.grid_sample(labels[chosen, None].float(), grid, "nearest", align_corners=False)
     labels[chosen] = moved[:, 0].to(labels.dtype)
-    return images, labels
+    if maps is not None:
+        maps[chosen] = F.grid_sample(maps[chosen], grid, "bilinear", "border", align_corners=False)
+    return batch
 
 
 def _random_matrix(

@@ -332,7 +332,7 @@ def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
     try:
         work.compute(case, unfinished)
         counted = [n for n in names if work.aside is None or not n.startswith(work.aside)]
-        state["content"] = _content([unfinished / name for name in counted])
+        state["content"] = content([unfinished / name for name in counted])
         for name in names:
             (unfinished / name).replace(output / name)
     finally:
@@ -364,7 +364,7 @@ def content_of(output: Path, case: str, names: Sequence[str]) -> str:
             raise DataError(f"{output / name}: expected a file, found none. Make it again.")
     record = record_of(output, case)
     return str(
-        read_json(record)["content"] if record.exists() else _content([output / n for n in names])
+        read_json(record)["content"] if record.exists() else content([output / n for n in names])
     )
 
 
@@ -379,7 +379,7 @@ def forget_lost_files(manifests: Path) -> None:
             path.unlink()
 
 
-def _content(paths: Sequence[Path]) -> str:
+def content(paths: Sequence[Path]) -> str:
     """A short key of what is in files."""
     total = hashlib.sha256()
     for path in paths:

@@ -29,10 +29,7 @@ CORES = re.compile(r"-[cj]\d*|--(cores|jobs|executor|profile|workflow-profile)(=
 PROFILE = "--workflow-profile"
 OF_THE_ANALYSIS = ("fingerprint", "analyze", "describe")  # rules
 # Flags of the stages that this version does not have yet: refused by name, never ignored.
-NOT_YET = (
-    *("--composite-loss-weighting", "--lr-scheduler", "--optimizer", "--val-percent"),
-    *("--pretrained-weights", "--pretrained-config", "--input-channel-strategy"),
-)
+NOT_YET = ("--val-percent",)
 
 
 def home() -> Path:
@@ -157,11 +154,34 @@ def _training(flags: Flags) -> None:
     add("--model", "train.model", "architecture of the network")
     add("--patch-size", "analyze.patch_size", "patch in voxels", nargs=3, type=_count, metavar="N")
     add("--loss", "train.loss", "loss function")
+    add(
+        "--composite-loss-weighting",
+        "train.composite_loss_weighting",
+        "weight of the region part of a loss of two parts over the epochs",
+        choices=("constant", "linear", "cosine"),
+    )
     add("--epochs", "train.epochs", "epochs of each fold", type=int)
     add("--batch-size-per-gpu", "train.batch_size", "patches of a step on each GPU", type=int)
     add("--learning-rate", "train.learning_rate", "highest learning rate", type=float)
     add("--warmup-epochs", "train.warmup_epochs", "epochs of rising learning rate", type=int)
+    add(
+        "--lr-scheduler",
+        "train.lr_scheduler",
+        "learning rate after that",
+        choices=("constant", "polynomial", "cosine"),
+    )
+    add("--optimizer", "train.optimizer", "optimiser", choices=("adam", "adamw", "sgd"))
     add("--l2-penalty", "train.weight_decay", "weight decay", type=float)
+    add(
+        "--pretrained-weights", "train.pretrained_weights", "model file whose encoder to begin with"
+    )
+    add("--pretrained-config", "train.pretrained_config", "config.json of those weights")
+    add(
+        "--input-channel-strategy",
+        "train.input_channel_strategy",
+        "how those weights are fitted to other channels",
+        choices=("average", "first", "skip"),
+    )
     add("--folds", "folds_to_train", "folds to train", nargs="+", type=int)
     flags.parser.add_argument(
         "--num-workers-evaluate",
@@ -171,17 +191,8 @@ def _training(flags: Flags) -> None:
     )
     flags.add_switch("--resume", "go on from the checkpoints: always done")
     later = flags.parser.add_argument_group("not in this version yet")
-    weighting = ("constant", "cosine", "linear")
-    later.add_argument("--composite-loss-weighting", choices=weighting, help="schedule of the loss")
     shown = "%(default)s is all there is"
-    later.add_argument("--lr-scheduler", default="cosine", help=f"learning rate schedule; {shown}")
-    later.add_argument("--optimizer", default="adamw", help=f"optimiser; {shown}")
     later.add_argument("--val-percent", type=float, default=0.0, help=f"cases set aside; {shown}")
-    later.add_argument("--pretrained-weights", help="weights to start from")
-    later.add_argument("--pretrained-config", help="config.json of those weights")
-    later.add_argument(
-        "--input-channel-strategy", default="average", help=f"for other channels; {shown}"
-    )
 
 
 def analyze() -> None:

@@ -5,12 +5,14 @@ Per-axis values are in (x, y, z), as in every file; ``array_order`` turns them w
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mist_core.errors import in_words, raise_all
+from mist_core.own import is_own
+from mist_core.topology import ARCHITECTURES, planned_as
 
 T = TypeVar("T")
 Auto = Literal["auto"]
@@ -30,6 +32,11 @@ Stage = Literal[
 Voxels = Annotated[int, Field(gt=0)]
 Label = Annotated[int, Field(gt=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
+LOSS_NAMES = (
+    *("dice", "dice_ce", "bl", "hdos", "gsl", "cldice", "volumetric_sddl", "vessel_sddl"),
+    *("dice_topk", "tversky", "focal_dice"),
+)
+LOSSES_OF_DISTANCES = ("bl", "hdos", "gsl")  # they need preprocess.compute_dtms
 # Folders that the run itself makes under results/, where experiments live.
 RESERVED_EXPERIMENTS = (
     "logs",
@@ -51,6 +58,17 @@ class Section(BaseModel):
     """A part of the config: unknown keys are errors, values cannot change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _known(names: Iterable[str]) -> Callable[[str], str]:
+    """A check that a name is one of these, or names a function of the user's."""
+
+    def checked(name: str) -> str:
+        if name not in names and not is_own(name):
+            raise ValueError(f"one of {', '.join(names)}, or module:function")
+        return name
+
+    return checked
 
 
 class Analyze(Section):
@@ -123,8 +141,44 @@ class Augment(Section):
 class Train(Section):
     """One model for each fold."""
 
-    model: Literal["nnunet"] = "nnunet"
-    loss: Literal["dice_ce"] = "dice_ce"
+    model: Annotated[str, AfterValidator(_known(ARCHITECTURES))] = Field(
+        "nnunet", description="name of an architecture, or module:function of one's own"
+    )
+    model_params: dict[str, Any] = Field(
+        default_factory=dict, description="of the architecture, such as kernel_size of mednext"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute the network's inside again instead of keeping it: less memory"
+    )
+    loss: Annotated[str, AfterValidator(_known(LOSS_NAMES))] = Field(
+        "dice_ce", description="name of a loss, or module:function of one's own"
+    )
+    loss_params: dict[str, Any] = Field(
+        default_factory=dict, description="of the loss, such as tolerance_mm of volumetric_sddl"
+    )
+    composite_loss_weighting: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="weight of the region part of a loss of two parts: 0.5, or falling from 1 to 0",
+    )
+    init_pause: int = Field(5, ge=0, description="epochs before that weight begins to fall")
+    regions: bool = Field(
+        False, description="learn the final_classes, which may overlap, instead of the labels"
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr_scheduler: Literal["constant", "polynomial", "cosine"] = "cosine"
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of averaged weights, which are then the model; 0: none"
+    )
+    pretrained_weights: str = Field("", description="model file whose weights to begin with")
+    pretrained_part: Literal["encoder", "all"] = Field(
+        "encoder", description="which of them; all: whatever fits"
+    )
+    pretrained_config: str = Field(
+        "", description="config.json of those weights, to be sure: they hold it already"
+    )
+    input_channel_strategy: Literal["average", "first", "skip"] = Field(
+        "average", description="how weights for other channels are taken over, if at all"
+    )
     epochs: int = Field(1000, ge=1)
     steps_per_epoch: Auto | Annotated[int, Field(ge=1)] = Field(
         "auto", description="auto: 250, or one pass over the cases if that is more"
@@ -272,7 +326,7 @@ class Config(Section):
     def has_own_plan(self, name: str) -> bool:
         """Whether an experiment needs a plan of its own."""
         own = self.for_experiment(name)
-        return (own.analyze, own.preprocess.skip) != (self.analyze, self.preprocess.skip)
+        return _asked_of_the_plan(own) != _asked_of_the_plan(self)
 
     def has_own_arrays(self, name: str) -> bool:
         """Whether an experiment needs preprocessed arrays of its own."""
@@ -280,6 +334,32 @@ class Config(Section):
         patch = {key: getattr(self.analyze, key) for key in OF_THE_PATCH}
         same_grid = own.analyze.model_copy(update=patch) == self.analyze
         return not same_grid or own.preprocess != self.preprocess
+
+
+def _asked_of_the_plan(config: Config) -> tuple[Any, ...]:
+    return config.analyze, config.preprocess.skip, planned_as(config.train.model)
+
+
+def problems_of_losses(config: Config) -> list[str]:
+    """Losses that need what preprocessing is not told to make, or what regions do not have."""
+    problems = []
+    for name in config.experiment_names():
+        own = config.for_experiment(name)
+        place = f"experiments.{name}." if name in config.experiments else ""
+        if own.train.loss not in LOSSES_OF_DISTANCES:
+            continue
+        if not own.preprocess.compute_dtms:
+            problems.append(
+                f"{place}train.loss: expected preprocess.compute_dtms to be true for "
+                f"{own.train.loss}, which needs distance maps, found false. Set it, or choose "
+                "another loss."
+            )
+        if own.train.regions:
+            problems.append(
+                f"{place}train.loss: expected a loss without distance maps for train.regions, "
+                f"found {own.train.loss}. Choose another loss, or set train.regions to false."
+            )
+    return problems
 
 
 def problems_of_overrides(name: str, overrides: Any) -> list[str]:
@@ -334,6 +414,8 @@ def read_config(values: Mapping[str, Any]) -> Config:
         named = tuple(line.split(":")[0] for line in problems)
         own = [line for line in _lines(error, "") if line.split(":")[0] not in named]
         problems = own + problems
+    else:
+        problems += problems_of_losses(config) if not problems else []
     raise_all(problems, "config")
     return config
 

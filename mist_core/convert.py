@@ -100,6 +100,9 @@ def from_nnunet(source: Path, output: Path) -> tuple[list[Copy], Description]:
     problems: list[str] = []
     channels = nnunet.channel_names(path, fields, problems)
     labels = nnunet.label_names(path, fields.get("labels"), problems)
+    ignored, *others = labels.pop("ignore", [None])
+    if others:
+        problems.append(f"{path}: expected one value for ignore, found several. Mend labels.")
     classes = _classes(path, labels, problems)
     ending = fields.get("file_ending", ".nii.gz")
     if ending not in ENDINGS:
@@ -121,6 +124,7 @@ def from_nnunet(source: Path, output: Path) -> tuple[list[Copy], Description]:
     return copies, {
         "task": str(fields.get("name") or source.resolve().name),
         **_contents(copies, channels, names, classes),
+        **({"ignore_label": ignored} if ignored is not None else {}),
     }
 
 
@@ -152,6 +156,7 @@ def from_tables(train: Path, test: Path | None, output: Path) -> tuple[list[Copy
         **_files(copies, names),
         "labels": filled.get("labels"),
         "final_classes": filled.get("final_classes"),
+        **{key: filled[key] for key in ("ignore_label",) if key in filled},
     }
 
 

@@ -15,10 +15,11 @@ from typing import Any
 from mist_core.errors import WHOLE, DataError, raise_all
 from mist_core.files import read_json
 
+LARGEST_LABEL = 65535
 MODALITIES = ("ct", "mr", "other")
 KEYS = (
     *("task", "modality", "train-data", "test-data"),
-    *("mask", "images", "labels", "final_classes"),
+    *("mask", "images", "labels", "final_classes", "ignore_label"),
 )
 # Names of the summary rows of results.csv; a case of that name would be lost among them.
 RESERVED_IDS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
@@ -35,6 +36,7 @@ class Case:
     id: str
     images: tuple[Path, ...]  # one per channel, in the order of Dataset.channels
     mask: Path | None
+    ignore_label: int | None = None  # of the mask: where nobody said what is there
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -66,6 +68,7 @@ class Dataset:
     channels: tuple[str, ...]
     labels: tuple[int, ...]
     final_classes: Mapping[str, tuple[int, ...]]
+    ignore_label: int | None = None  # voxels that training and evaluation leave out
     # MIST's layout: folders of patients, and the substrings of the file names
     train_data: Path | None = None
     test_data: Path | None = None
@@ -89,6 +92,7 @@ class Dataset:
             "channels": self.channels,
             "labels": self.labels,
             "final_classes": dict(self.final_classes),
+            "ignore_label": self.ignore_label,
         }
 
     def train_ids(self) -> list[str]:
@@ -151,7 +155,7 @@ class Dataset:
             )
         if problems:
             raise DataError("\n".join(problems))
-        return _existing(Case(case_id, images, mask))
+        return _existing(Case(case_id, images, mask, self.ignore_label))
 
 
 def _folders(root: Path | None) -> list[str]:
@@ -246,6 +250,14 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
                 f"{path}: expected final_classes.{name} to be a list of labels among "
                 f"{list(labels[1:])}, found {members!r}."
             )
+    ignored = fields.get("ignore_label")
+    if ignored is not None and (
+        type(ignored) is not int or not 0 < ignored <= LARGEST_LABEL or ignored in labels
+    ):
+        problems.append(
+            f"{path}: expected ignore_label to be a whole number up to {LARGEST_LABEL} that is "
+            f"none of labels, found {ignored!r}. Mend it."
+        )
     raise_all(problems, "dataset")
     return Dataset(
         path=path,
@@ -254,6 +266,7 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
         channels=tuple(images),
         labels=labels,
         final_classes={k: tuple(v) for k, v in classes.items()} or _one_each(labels),
+        ignore_label=ignored,
         train_data=path.parent / train,
         test_data=path.parent / test if test else None,
         image_names={k: tuple(v) for k, v in images.items()},
@@ -282,11 +295,13 @@ def label_values(path: Path, values: list[Any], problems: list[str]) -> tuple[in
 
     What is wrong with them is added to ``problems``.
     """
-    good = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 65535 for v in values)
+    good = all(
+        isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= LARGEST_LABEL for v in values
+    )
     if values and (not good or 0 not in values or not 1 < len(set(values)) == len(values)):
         problems.append(
-            f"{path}: expected labels to be 0 and other whole numbers up to 65535, each once, "
-            f"found {values}. Mend the list{'' if 0 in values else ': 0 is missing'}."
+            f"{path}: expected labels to be 0 and other whole numbers up to {LARGEST_LABEL}, "
+            f"each once, found {values}. Mend the list{'' if 0 in values else ': 0 is missing'}."
         )
         return ()
     return tuple(sorted(values))

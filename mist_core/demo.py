@@ -29,6 +29,7 @@ FACTS = {
     "channels": CHANNELS,
     "labels": LABELS,
     "final_classes": CLASSES,
+    "ignore_label": None,
 }
 
 

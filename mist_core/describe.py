@@ -19,7 +19,8 @@ from mist_core.dataset import Case, Dataset
 from mist_core.errors import DataError
 from mist_core.files import parts_of
 from mist_core.geometry import ANISOTROPY, Geometry, Shape, Triple
-from mist_core.io import read_image, read_labels
+from mist_core.io import Volume, read_image, read_labels
+from mist_core.labels import without
 from mist_core.observations import named, observations
 from mist_core.plan import Plan
 from mist_core.resample import canonical
@@ -64,6 +65,7 @@ def describe(case: Case) -> Description:
     """
     assert case.mask is not None
     mask = canonical(read_labels(case.mask))
+    mask = Volume(without(mask.array, case.ignore_label), mask.geometry)
     labelled = mask.array > 0
     samples = [_intensities(path, mask.geometry, labelled) for path in case.images]
     files = [part for path in (*case.images, case.mask) for part in parts_of(path)]

@@ -9,7 +9,7 @@ from mist_core.config import Evaluate, EvaluatedClass
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
 from mist_core.io import Volume
-from mist_core.labels import in_labels
+from mist_core.labels import in_labels, without
 from mist_core.metrics import score
 
 Classes = Mapping[str, EvaluatedClass]
@@ -29,32 +29,42 @@ def chosen_classes(classes: Classes, settings: Evaluate) -> dict[str, EvaluatedC
     }
 
 
-def refuse_other_labels(reference: Volume, prediction: Volume, classes: Classes) -> None:
+def refuse_other_labels(
+    reference: Volume, prediction: Volume, classes: Classes, ignore_label: int | None = None
+) -> None:
     """Raise DataError for label values that belong to no class: a sign of a wrong file."""
     known = {0}.union(*(each.labels for each in classes.values()))
     for name, volume in (("reference", reference), ("prediction", prediction)):
-        if odd := sorted(set(np.unique(volume.array).tolist()) - known):
+        also = {ignore_label} if name == "reference" else set()
+        if odd := sorted(set(np.unique(volume.array).tolist()) - known - also):
             raise DataError(
                 f"{name}: expected labels among {sorted(known)}, found {odd}. Mend the label map, "
                 "or add the labels to a class."
             )
 
 
-def evaluate(reference: Volume, prediction: Volume, classes: Classes) -> dict[str, float]:
+def evaluate(
+    reference: Volume, prediction: Volume, classes: Classes, ignore_label: int | None = None
+) -> dict[str, float]:
     """Scores of one case as ``<class>_<metric>``, classes in order.
 
-    Raises DataError when the two are not on one grid.
+    Where the reference has ``ignore_label``, both count as background. Raises DataError when the
+    two are not on one grid.
     """
     if not prediction.geometry.matches(reference.geometry):
         raise DataError(
             f"expected the prediction on the grid of the reference ({reference.geometry}), "
             f"found {prediction.geometry}. Predict again, or resample it."
         )
+    truth, found = reference.array, prediction.array
+    if ignore_label is not None:
+        found = np.where(truth == ignore_label, 0, found)
+        truth = without(truth, ignore_label)
     row: dict[str, float] = {}
     for name, each in classes.items():
         scores = score(
-            in_labels(reference.array, each.labels),
-            in_labels(prediction.array, each.labels),
+            in_labels(truth, each.labels),
+            in_labels(found, each.labels),
             reference.geometry.spacing,
             {k: options.model_dump(exclude_none=True) for k, options in each.metrics.items()},
         )

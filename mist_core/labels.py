@@ -32,6 +32,11 @@ def value_counts(array: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int
     return occur + int(kind.min), counts[occur]
 
 
+def without(values: NDArray[Any], label: int | None) -> NDArray[Any]:
+    """Label values with one of them made background; the array itself where there is none."""
+    return values if label is None else np.where(values == label, 0, values).astype(values.dtype)
+
+
 def to_indices(values: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
     """Replace each label value by its position in ``labels``; any shape.
 

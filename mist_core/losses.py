@@ -4,6 +4,7 @@ All compute in float32, also under autocast: sums over a patch overflow half pre
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,21 @@ def dice_ce(logits: Tensor, labels: Tensor) -> Tensor:
 LOSSES: Mapping[str, Loss] = {"dice_ce": dice_ce}
 
 
-def deep_supervision(loss: Loss, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+def needs_of(loss: Any) -> tuple[str, ...]:
+    """What a loss needs beside logits and labels."""
+    return tuple(getattr(loss, "needs", ()))
+
+
+def composite_weight(
+    epoch: int, epochs: int, schedule: str, constant: float = 0.5, init_pause: int = 5
+) -> float:
+    """Alpha."""
+    return constant
+
+
+def deep_supervision(
+    loss: Any, outputs: Sequence[Tensor], labels: Tensor, **keywords: Any
+) -> Tensor:
     """Weighted mean of a loss over the heads: each coarser head counts half as much.
 
     A coarse head (B, K, Z/s, ...) is compared with the labels at its own voxels, by nearest

@@ -27,7 +27,10 @@ def channel_names(path: Path, fields: Mapping[str, Any], problems: list[str]) ->
 
 
 def label_names(path: Path, labels: Any, problems: list[str]) -> dict[str, list[int]]:
-    """Names to label values: version 2 has name to value or values, version 1 value to name."""
+    """Names to label values: version 2 has name to value or values, version 1 value to name.
+
+    Version 2's label ``ignore`` is among them.
+    """
     if not isinstance(labels, dict) or not labels:
         problems.append(f"{path}: expected labels to be a mapping, found {labels!r}. Mend it.")
         return {}
@@ -37,12 +40,6 @@ def label_names(path: Path, labels: Any, problems: list[str]) -> dict[str, list[
         ]
     else:
         named = list(labels.items())
-        if "ignore" in labels:
-            problems.append(
-                f"{path}: expected labels without 'ignore', found it as {labels['ignore']!r}: "
-                "leaving voxels out of training is not supported yet. Give them another label in "
-                "the label maps, such as 0, and take 'ignore' out."
-            )
     members = {name: value if isinstance(value, list) else [value] for name, value in named}
     odd = {n: v for n, v in members.items() if not v or any(type(each) is not int for each in v)}
     if odd or len(members) < len(named):

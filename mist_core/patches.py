@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,15 +25,25 @@ class TrainingCase:
     image: NDArray[np.floating]  # (C, Z, Y, X), float16 or float32
     labels: NDArray[Any]  # (Z, Y, X), class indices
     coordinates: NDArray[np.int32]  # rows (class, z, y, x), sorted by class
+    distance_maps: NDArray[np.floating] | None = None  # (K, Z, Y, X), where they are asked for
 
 
-def open_case(folder: Path, case_id: str) -> TrainingCase:
+class Batch(NamedTuple):
+    """Patches of several cases."""
+
+    images: Tensor  # (B, C, Z, Y, X)
+    labels: Tensor  # (B, Z, Y, X), class indices
+    distance_maps: Tensor | None = None  # (B, K, Z, Y, X)
+
+
+def open_case(folder: Path, case_id: str, with_distances: bool = False) -> TrainingCase:
     """Map the arrays that preprocess wrote for one case."""
     return TrainingCase(
         case_id,
         open_array(folder / "images" / f"{case_id}.npy"),
         open_array(folder / "labels" / f"{case_id}.npy"),
         np.array(open_array(folder / "foreground" / f"{case_id}.npy")),
+        open_array(folder / "dtms" / f"{case_id}.npy") if with_distances else None,
     )
 
 
@@ -42,12 +52,12 @@ def draw_patch(
     patch_size: Shape,
     foreground_probability: float,
     generator: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """A random patch: image (C, Z, Y, X) and class indices (Z, Y, X).
+) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.float32] | None]:
+    """A random patch: image (C, Z, Y, X), class indices (Z, Y, X), distance maps (K, Z, Y, X).
 
     With ``foreground_probability`` it holds a voxel of a class drawn evenly among those present,
     at a random place inside it; else it lies anywhere. Where the case is smaller than the patch it
-    is padded with zeros, evenly on both sides.
+    is padded with zeros, evenly on both sides, and distance maps with what lies at their border.
     """
     shape = case.labels.shape
     start = [
@@ -67,9 +77,13 @@ def draw_patch(
     box = tuple(slice(s, min(s + p, n)) for s, p, n in zip(start, patch_size, shape, strict=True))
     margins = [(p - (b.stop - b.start)) for p, b in zip(patch_size, box, strict=True)]
     padding = [(m // 2, m - m // 2) for m in margins]
-    part = case.image[(slice(None), *box)].astype(np.float32)
-    image = np.pad(part, [(0, 0), *padding])
-    return image, np.pad(case.labels[box], padding)
+    part = (slice(None), *box)
+    image = np.pad(case.image[part].astype(np.float32), [(0, 0), *padding])
+    labels = np.pad(case.labels[box], padding)
+    if case.distance_maps is None:
+        return image, labels, None
+    maps = case.distance_maps[part].astype(np.float32)
+    return image, labels, np.pad(maps, [(0, 0), *padding], mode="edge")
 
 
 def draw_batch(
@@ -78,20 +92,23 @@ def draw_batch(
     patch_size: Shape,
     foreground_probability: float,
     seed: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:
-    """Patches of random cases: images (B, C, Z, Y, X) and class indices (B, Z, Y, X).
+) -> Batch:
+    """Patches of random cases.
 
     ``seed`` and the numbers in ``items`` alone decide what is drawn: a step can be repeated without
     those before it, and a batch can be drawn in parts.
     """
-    images, labels = [], []
+    patches = []
     for item in items:
         generator = np.random.default_rng([*seed, item])
         case = cases[int(generator.integers(len(cases)))]
-        image, label = draw_patch(case, patch_size, foreground_probability, generator)
-        images.append(image)
-        labels.append(label)
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+        patches.append(draw_patch(case, patch_size, foreground_probability, generator))
+    images, labels, maps = zip(*patches, strict=True)
+    return Batch(
+        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(np.stack(labels)),
+        None if maps[0] is None else torch.from_numpy(np.stack(maps)),
+    )
 
 
 def sliding_window(

@@ -20,6 +20,7 @@ READ_BY = {
     "preprocess": (
         "dataset_info.images",
         "dataset_info.labels",
+        "dataset_info.ignore_label",
         "spatial_config.target_spacing",
         "preprocessing",
     ),
@@ -31,7 +32,7 @@ READ_BY = {
         "preprocessing",
         "model",
     ),
-    "evaluate": ("evaluation",),
+    "evaluate": ("evaluation", "dataset_info.ignore_label"),
     "data_dump": (
         "spatial_config.median_resampled_image_size",
         "preprocessing.crop_to_foreground",
@@ -50,6 +51,7 @@ class DatasetInfo(_Part):
     modality: str | dict[str, str]  # of all channels, or of each
     images: tuple[str, ...]
     labels: tuple[int, ...]
+    ignore_label: int | None = None  # in label maps: where nobody said what is there
 
 
 class SpatialConfig(_Part):
@@ -113,6 +115,11 @@ class Plan(_Part):
     analysis: Analysis = Analysis()
 
     @property
+    def regions(self) -> dict[str, tuple[int, ...]]:
+        """The label values of each final class, which may overlap."""
+        return {name: each.labels for name, each in self.evaluation.items()}
+
+    @property
     def patch_size(self) -> Shape:
         """Voxels, (z, y, x)."""
         return array_order(self.spatial_config.patch_size)
@@ -146,12 +153,15 @@ def left_out_of(plan: dict[str, Any], cases: Sequence[str]) -> dict[str, str]:
     return {case: named[case] for case in cases if case in named}
 
 
-def part_read_by(stage: str, plan: dict[str, Any]) -> str:
-    """The part of a plan that one stage obeys, as JSON text to compare."""
+def part_read_by(stage: str, plan: dict[str, Any], regions: bool = False) -> str:
+    """The part of a plan that one stage obeys, as JSON text to compare.
+
+    Training for ``regions`` obeys the final classes too.
+    """
     part = {}
-    for path in READ_BY[stage]:
+    for path in (*READ_BY[stage], *(["evaluation"] if regions else [])):
         value: Any = plan
         for key in path.split("."):
-            value = value[key]
+            value = value.get(key)  # of an older version it may lack one
         part[path] = value
     return json.dumps(part, sort_keys=True)

@@ -1,7 +1,5 @@
 """From a preprocessed image and trained networks to a label map on the scanner's grid."""
 
-import pickle
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,15 @@ from torch import Tensor, nn
 from mist_core.augment import flip_axes
 from mist_core.config import Predict, Train
 from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, has_bfloat16
-from mist_core.errors import DataError
 from mist_core.files import read_json
 from mist_core.geometry import Origin
 from mist_core.io import Volume, open_array
 from mist_core.labels import smallest_uint, to_values
-from mist_core.models import build
+from mist_core.modelfile import read_model_file, unreadable
+from mist_core.models import for_plan
 from mist_core.patches import sliding_window
-from mist_core.plan import Plan, parse_plan
+from mist_core.plan import Plan
+from mist_core.regions import membership
 from mist_core.resample import strongest_class
 
 
@@ -36,29 +35,15 @@ class TrainedModel:
 
 def load_model(path: Path, device: torch.device) -> TrainedModel:
     """Read a model file; nothing in it can run code. Raises DataError for any other file."""
-    if not path.exists():
-        raise DataError(f"{path}: expected a model file, found none. Train, or mend the path.")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: expected a model file, found another kind. Mend the path.")
+    found = read_model_file(path)
+    network = for_plan(found.plan, found.train)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        plan, train = parse_plan(state["plan"], str(path)), Train(**state["train"])
-        network = build(
-            train.model,
-            in_channels=plan.model.in_channels,
-            out_channels=plan.model.out_channels,
-            patch_size=plan.patch_size,
-            spacing=plan.target_spacing_mm,
-        )
-        network.load_state_dict(state["weights"])
-    except (LookupError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise DataError(
-            f"{path}: expected a model file that this version can read, found a mistake "
-            f"({type(error).__name__}: {error}). Train again, or use the version that wrote it."
-        ) from error
+        network.load_state_dict(found.weights)
+    except (RuntimeError, TypeError) as error:
+        raise unreadable(path, error) from error
     network = network.to(device).eval()
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
-    return TrainedModel(network, plan, train)
+    return TrainedModel(network, found.plan, found.train)
 
 
 def load_models(paths: Sequence[Path]) -> list[TrainedModel]:
@@ -95,7 +80,7 @@ def predict(
     device: torch.device,
     amp: bool,
 ) -> Tensor:
-    """Mean logits (K, Z, Y, X), float32, of one or several models for an image (C, Z, Y, X)."""
+    """Mean logits (K, Z, Y, X) of the labels, float32, of models for an image (C, Z, Y, X)."""
     tensor = torch.tensor(image, device=device, dtype=torch.float32)
     total: Tensor | None = None
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -108,10 +93,23 @@ def predict(
                 flip_axes=flip_axes(model.train.augment) if settings.flips else (),
                 batch_size=settings.window_batch,
             )
+            if model.train.regions:
+                logits = of_labels(logits, model.plan)
             total = logits if total is None else total.add_(logits)
         if total is None:
             raise ValueError("expected at least one model")
         return total.div_(len(models))
+
+
+def of_labels(logits: Tensor, plan: Plan) -> Tensor:
+    """Logits (K, Z, Y, X) of the labels, from those (R, Z, Y, X) of the regions.
+
+    With regions that are independent of each other, the probability of a label is the product of
+    those of its regions and of the complements of the others. Its logarithm is the sum of the
+    logits of its regions, but for what all labels have in common.
+    """
+    table = torch.from_numpy(membership(plan.dataset_info.labels, plan.regions)).to(logits)
+    return torch.einsum("rk,rzyx->kzyx", table, logits)
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ class Preprocessed:
     """A case on the training grid, and what is needed to go back."""
 
     image: NDArray[np.float32]  # (C, Z, Y, X)
-    labels: NDArray[Any] | None  # (Z, Y, X), class indices
+    labels: NDArray[Any] | None  # (Z, Y, X), class indices; after the last: to be ignored
     origin: Origin
 
 
@@ -48,6 +48,8 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
             )
     box = _kept_box(images, plan)
     labels = None if mask is None else _cropped(mask, box)
+    ignored = plan.dataset_info.ignore_label
+    values = [*plan.dataset_info.labels, *([] if ignored is None else [ignored])]
     channels = [canonical(_cropped(image, box)) for image in images]
     grid = channels[0].geometry
     if not plan.preprocessing.skip:
@@ -57,9 +59,7 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
         image[index] = _normalised(channel, grid, index, plan)
     return Preprocessed(
         image=image,
-        labels=None
-        if labels is None
-        else _resampled_labels(labels, grid, plan.dataset_info.labels),
+        labels=None if labels is None else _resampled_labels(labels, grid, values),
         origin=Origin(original, box, grid),
     )
 

@@ -8,7 +8,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from torch.utils.tensorboard import SummaryWriter
 from mist_core import __version__
 from mist_core.augment import augment
 from mist_core.config import Train
+from mist_core.criterion import criterion
 from mist_core.device import MEMORY_FORMAT, enough_memory, has_bfloat16
 from mist_core.errors import DataError
 from mist_core.files import replacing
-from mist_core.losses import LOSSES, deep_supervision
-from mist_core.models import build
+from mist_core.models import for_plan
+from mist_core.optimizers import averaged, learning_rate, new_optimizer, set_learning_rate
 from mist_core.parallel import join, leave
-from mist_core.patches import TrainingCase, draw_batch
+from mist_core.patches import Batch, TrainingCase, draw_batch
 from mist_core.plan import Plan
+from mist_core.transfer import begin_with
 
 log = logging.getLogger(__name__)
 
@@ -61,20 +63,21 @@ def train(
     device, part = join()
     amp = has_bfloat16(device) if settings.amp == "auto" else settings.amp
     torch.manual_seed(settings.seed + fold)
-    network = new_model(plan, settings.model).to(device)
-    network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    network = for_plan(plan, settings)
+    network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     model = part.wrapped(network)
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    loss_function = LOSSES[settings.loss]
+    optimizer = new_optimizer(network, settings)
+    average = averaged(network, settings.ema) if settings.ema else None
+    loss_of = criterion(plan, settings, device)
     batch_size = part.size * settings.batch_size
     epoch_steps = steps_per_epoch(settings, len(cases), batch_size)
     all_steps = settings.epochs * epoch_steps
-    first_epoch, history = resume(paths.checkpoint, identity, network, optimizer)
+    parts: dict[str, Any] = {"model": network, "optimizer": optimizer} | (
+        {"average": average} if average else {}
+    )
+    first_epoch, history = resume(paths.checkpoint, identity, parts)
+    if first_epoch == 0 and settings.pretrained_weights:
+        begin_with(network, plan, settings)
     log.info(
         "%s: %d cases, %.1f M parameters, patch %s (x, y, z), %d epochs of %d steps, %s%s",
         f"fold {fold}",
@@ -94,15 +97,17 @@ def train(
         running = torch.zeros((), device=device)
         for step in range(epoch * epoch_steps, (epoch + 1) * epoch_steps):
             items = part.items(settings.batch_size)
-            images, labels = random_batch(cases, plan, settings, fold, step, items, device)
+            batch = random_batch(cases, plan, settings, fold, step, items, device)
             set_learning_rate(optimizer, learning_rate(step, all_steps, epoch_steps, settings))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                outputs = model(images)
-            loss = deep_supervision(loss_function, outputs, labels)
+                outputs = model(batch.images)
+            loss = loss_of(outputs, batch, epoch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
             optimizer.step()
+            if average:
+                average.update_parameters(network)
             running += loss.detach()
 
         seconds = time.perf_counter() - started
@@ -127,15 +132,14 @@ def train(
             {
                 "identity": identity,
                 "epoch": epoch + 1,
-                "model": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
                 "history": history,
-            },
+            }
+            | {name: part.state_dict() for name, part in parts.items()},
         )
     if board:
         board.close()
     leave()
-    return network
+    return average.module if average else network
 
 
 def random_batch(
@@ -146,43 +150,29 @@ def random_batch(
     step: int,
     items: Sequence[int],
     device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Images (B, C, Z, Y, X) and class indices (B, Z, Y, X) of one step, augmented, on the device.
+) -> Batch:
+    """The patches of one step, augmented, on the device.
 
     The same for the same seed, fold, step and items.
     """
-    images, labels = draw_batch(
+    images, labels, maps = draw_batch(
         cases,
         items,
         plan.patch_size,
         settings.foreground_probability,
         (settings.seed, fold, step, DRAW),
     )
-    return augment(
+    moved = Batch(
         images.to(device, memory_format=MEMORY_FORMAT),
         labels.to(device),
+        None if maps is None else maps.to(device),
+    )
+    return augment(
+        moved,
         settings.augment,
         plan.target_spacing_mm,
         [np.random.default_rng([settings.seed, fold, step, AUGMENT, item]) for item in items],
     )
-
-
-def learning_rate(step: int, all_steps: int, epoch_steps: int, settings: Train) -> float:
-    """Linear warm-up from a hundredth, then half a cosine to zero, counted in steps.
-
-    The warm-up takes ``warmup_epochs``, but never more than a tenth of the run.
-    """
-    warmup = min(settings.warmup_epochs * epoch_steps, all_steps // 10)
-    if step < warmup:
-        return settings.learning_rate * (0.01 + 0.99 * step / warmup)
-    progress = (step - warmup) / max(all_steps - warmup, 1)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The same rate for every parameter."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def steps_per_epoch(settings: Train, n_cases: int, batch_size: int) -> int:
@@ -192,19 +182,8 @@ def steps_per_epoch(settings: Train, n_cases: int, batch_size: int) -> int:
     return max(STEPS_PER_EPOCH, math.ceil(n_cases / batch_size))
 
 
-def new_model(plan: Plan, name: str) -> nn.Module:
-    """The network that fits the plan, with fresh weights."""
-    return build(
-        name,
-        in_channels=plan.model.in_channels,
-        out_channels=plan.model.out_channels,
-        patch_size=plan.patch_size,
-        spacing=plan.target_spacing_mm,
-    )
-
-
 def resume(
-    checkpoint: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
+    checkpoint: Path, identity: str, parts: Mapping[str, Any]
 ) -> tuple[int, list[dict[str, Any]]]:
     """Load a checkpoint of the same identity; return the epochs done and their history."""
     if not checkpoint.exists():
@@ -213,8 +192,8 @@ def resume(
     if state["identity"] != identity:
         log.info("%s is of other data or settings: starting anew", checkpoint)
         return 0, []
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     log.info("%s: going on after epoch %d", checkpoint, state["epoch"])
     return state["epoch"], state["history"]
 

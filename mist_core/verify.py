@@ -66,10 +66,11 @@ def labels_present(cases: Sequence[Case], fingerprints: Path) -> dict[str, froze
 def _labels_of(case: Case, fingerprints: Path) -> frozenset[int]:
     known = fingerprints / f"{case.id}.json"
     if known.exists():
-        return frozenset(map(int, read_json(known)["label_counts"] or ())) - {0}
+        counted = read_json(known)["label_counts"] or ()
+        return frozenset(map(int, counted)) - {0, case.ignore_label}
     assert case.mask is not None
     try:
         values, _ = value_counts(read_labels(case.mask).array)
     except DataError:
         return frozenset()
-    return frozenset(values.tolist()) - {0}
+    return frozenset(values.tolist()) - {0, case.ignore_label}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mist_core.augment import affine, augment, flip, flip_axes
 from mist_core.config import Augment
+from mist_core.patches import Batch
 
 CUBE = (1.0, 1.0, 1.0)
 OFF = {"flip": 0, "affine": 0, "noise": 0, "brightness": 0, "contrast": 0}
@@ -29,7 +30,7 @@ def each(seed, items=1):
 def changed(seed=0, spacing=CUBE, data=None, **probabilities):
     settings_ = Augment(**OFF | probabilities)
     images, labels = data or batch()
-    return augment(images, labels, settings_, spacing, each(seed, len(images)))
+    return augment(Batch(images, labels), settings_, spacing, each(seed, len(images)))
 
 
 def moments(mask, spacing):
@@ -48,7 +49,7 @@ def test_nothing_changes_when_all_is_switched_off():
 @pytest.mark.parametrize("kind", ["flip", "affine", "noise", "brightness", "contrast"])
 def test_each_kind_changes_images_and_leaves_its_input_alone(kind):
     images, labels = batch()
-    found, _ = changed(data=(images, labels), **{kind: 1})
+    found, *_ = changed(data=(images, labels), **{kind: 1})
     assert not torch.equal(found, images)
     assert torch.equal(images, batch()[0])
     assert torch.equal(labels, batch()[1])
@@ -71,13 +72,13 @@ def test_what_is_drawn_follows_from_the_generator(seed):
 
 def test_items_are_changed_on_their_own():
     images, labels = (torch.cat([t[:1]] * 8) for t in batch())
-    found, _ = changed(data=(images, labels), **dict.fromkeys(OFF, 0.5))
+    found, *_ = changed(data=(images, labels), **dict.fromkeys(OFF, 0.5))
     assert len({tuple(item.flatten().tolist()) for item in found}) > 4
 
 
 def test_a_flip_mirrors_image_and_labels_together():
     images, labels = batch(items=1)
-    found = flip(images, labels, 1.0, (0, 2), each(0))
+    found = flip(Batch(images, labels), 1.0, (0, 2), each(0))
     assert torch.equal(found[0], images.flip((2, 4)))
     assert torch.equal(found[1], labels.flip((1, 3)))
 
@@ -87,7 +88,7 @@ def test_each_allowed_axis_is_mirrored_by_itself():
     combos = [tuple(a for a in (2, 3, 4) if n >> (a - 2) & 1) for n in range(8)]
     seen = set()
     for seed in range(60):
-        found, _ = flip(images, labels, 0.5, (0, 1, 2), each(seed))
+        found, *_ = flip(Batch(images, labels), 0.5, (0, 1, 2), each(seed))
         seen |= {c for c in combos if torch.equal(found, images.flip(c) if c else images)}
     assert seen == set(combos)
 
@@ -104,7 +105,7 @@ def test_left_and_right_are_never_exchanged_when_x_is_left_out():
     images, labels = batch(items=1)
     allowed = [images, images.flip(2), images.flip(3), images.flip((2, 3))]
     for seed in range(30):
-        found, _ = changed(seed, data=(images, labels), flip=1, flip_axes="yz")
+        found, *_ = changed(seed, data=(images, labels), flip=1, flip_axes="yz")
         assert any(torch.equal(found, one) for one in allowed)
 
 
@@ -113,7 +114,7 @@ def test_a_turned_patch_keeps_its_labels_where_the_image_shows_them():
     labels = torch.from_numpy(volume.array)[None]
     images = (labels > 0).float()[:, None]
     for seed in range(10):
-        found = affine(images, labels, 1.0, CUBE, each(seed))
+        found = affine(Batch(images, labels), 1.0, CUBE, each(seed))
         assert found[1].dtype == labels.dtype
         assert set(found[1].unique().tolist()) == {0, 3}
         agree = (found[0][:, 0] > 0.5) == (found[1] == 3)
@@ -124,7 +125,7 @@ def test_labels_are_not_mixed():
     _, labels = batch(items=4)
     labels[labels == 1] = 3
     labels[labels == 2] = 0
-    _, found = changed(data=(batch(items=4)[0], labels), affine=1)
+    _, found, _ = changed(data=(batch(items=4)[0], labels), affine=1)
     assert set(found.unique().tolist()) == {0, 3}
 
 
@@ -135,7 +136,7 @@ def test_shapes_are_turned_and_scaled_but_not_sheared(spacing):
     labels = torch.from_numpy(volume.array)[None]
     before = moments(volume.array, spacing)
     for seed in range(8):
-        _, found = affine(labels[:, None].float(), labels, 1.0, spacing, each(seed))
+        _, found, *_ = affine(Batch(labels[:, None].float(), labels), 1.0, spacing, each(seed))
         after = moments(found[0].numpy(), spacing)
         assert after.max() / after.min() < 1.3
         assert 0.7**2 * 0.9 < after.mean() / before.mean() < 1.4**2 * 1.1
@@ -145,7 +146,7 @@ def test_scales_go_both_ways():
     volume = ball(grid((24, 24, 24)), share=0.2)
     labels = torch.from_numpy(volume.array)[None]
     sizes = [
-        affine(labels[:, None].float(), labels, 1.0, CUBE, each(n))[1].sum().item()
+        affine(Batch(labels[:, None].float(), labels), 1.0, CUBE, each(n))[1].sum().item()
         for n in range(20)
     ]
     assert min(sizes) < 0.8 * labels.sum() < 1.25 * labels.sum() < max(sizes)
@@ -156,7 +157,7 @@ def test_a_turned_rod_leaves_its_axis():
     rod[0, 12, 12, 6:19] = 1
     tilts = set()
     for seed in range(10):
-        _, found = affine(rod[:, None].float(), rod, 1.0, CUBE, each(seed))
+        _, found, *_ = affine(Batch(rod[:, None].float(), rod), 1.0, CUBE, each(seed))
         z, y, _ = np.ptp(np.argwhere(found[0].numpy()), axis=0)
         tilts |= {name for name, extent in (("z", z), ("y", y)) if extent >= 3}
     assert tilts == {"z", "y"}
@@ -166,14 +167,14 @@ def test_thick_slices_are_not_turned_out_of_their_plane():
     images = torch.arange(1.0, 9)[:, None, None].expand(1, 1, 8, 24, 24)
     labels = torch.zeros((1, 8, 24, 24), dtype=torch.uint8)
     for seed in range(5):
-        found, _ = affine(images, labels, 1.0, (5.0, 1.0, 1.0), each(seed))
+        found, *_ = affine(Batch(images, labels), 1.0, (5.0, 1.0, 1.0), each(seed))
         middle = found[0, 0, 2:6, 10:14, 10:14]
         torch.testing.assert_close(middle, middle[:, :1, :1].expand_as(middle), atol=1e-4, rtol=0)
 
 
 def test_what_comes_in_from_outside_is_zero():
     images, labels = torch.ones((6, 1, 16, 16, 16)), torch.ones((6, 16, 16, 16), dtype=torch.uint8)
-    found, moved = affine(images, labels, 1.0, CUBE, each(0, 6))
+    found, moved, _ = affine(Batch(images, labels), 1.0, CUBE, each(0, 6))
     assert set(moved.unique().tolist()) == {0, 1}
     assert found.min() >= 0
     assert found.max() <= 1 + 1e-5
@@ -183,7 +184,7 @@ def test_what_comes_in_from_outside_is_zero():
 @given(st.integers(0, 1000))
 def test_contrast_stays_within_the_range_and_keeps_the_order(seed):
     images, labels = batch(items=1)
-    found, _ = changed(seed, data=(images, labels), contrast=1)
+    found, *_ = changed(seed, data=(images, labels), contrast=1)
     assert images.min() <= found.min()
     assert found.max() <= images.max()
     for before, after in zip(images[0], found[0], strict=True):
@@ -194,7 +195,7 @@ def test_contrast_stays_within_the_range_and_keeps_the_order(seed):
 def test_brightness_is_one_factor():
     images, _ = batch(items=1)
     for seed in range(10):
-        found, _ = changed(seed, data=batch(items=1), brightness=1)
+        found, *_ = changed(seed, data=batch(items=1), brightness=1)
         factor = (found / images).median().item()
         assert 0.7 <= factor <= 1.3
         torch.testing.assert_close(found, images * factor, rtol=1e-4, atol=1e-6)
@@ -202,7 +203,7 @@ def test_brightness_is_one_factor():
 
 def test_noise_is_centred_and_at_most_a_third_of_the_unit():
     images, labels = torch.zeros((20, 2, 12, 12, 12)), torch.zeros((20, 12, 12, 12))
-    found, _ = changed(data=(images, labels), noise=1)
+    found, *_ = changed(data=(images, labels), noise=1)
     sigmas = found.flatten(1).std(dim=1)
     assert found.mean().abs() < 0.01
     assert sigmas.max() < 0.35
@@ -211,7 +212,7 @@ def test_noise_is_centred_and_at_most_a_third_of_the_unit():
 
 def test_how_often_follows_the_probability():
     images, labels = batch(items=200, size=(3, 3, 3))
-    found, _ = changed(data=(images, labels), brightness=0.25)
+    found, *_ = changed(data=(images, labels), brightness=0.25)
     share = (found != images).flatten(1).any(dim=1).float().mean().item()
     assert share == pytest.approx(0.25, abs=0.1)
 
@@ -219,7 +220,7 @@ def test_how_often_follows_the_probability():
 def test_an_item_looks_the_same_in_whatever_batch_it_is():
     images, labels = batch(items=4)
     options = Augment(**dict.fromkeys(OFF, 0.7))
-    whole = augment(images, labels, options, CUBE, each(3, 4))
-    half = augment(images[2:], labels[2:], options, CUBE, each(3, 4)[2:])
+    whole = augment(Batch(images, labels), options, CUBE, each(3, 4))
+    half = augment(Batch(images[2:], labels[2:]), options, CUBE, each(3, 4)[2:])
     torch.testing.assert_close(whole[0][2:], half[0])
     assert torch.equal(whole[1][2:], half[1])

@@ -220,7 +220,7 @@ def test_cases_that_only_the_lists_of_version_1_name_are_missed(tmp_path):
         ({"channel_names": {"0": "CT", "2": "MR"}}, "mapping from 0, 1, ... to names"),
         ({"channel_names": {}}, "mapping from 0, 1, ... to names"),
         ({"channel_names": 5}, "mapping from 0, 1, ... to names"),
-        ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "not supported yet"),
+        ({"labels": {"background": 0, "liver": 1, "ignore": [2, 3]}}, "one value for ignore"),
         (
             {"labels": {"background": 0, "a": 1, "all": [0, 1]}},
             "region of labels above 0 for 'all'",

@@ -11,8 +11,8 @@ import mist_core
 
 HOME = Path(mist_core.__file__).parent
 LAYERS = (
-    ("errors", "geometry", "files", "sources", "lease"),
-    ("io", "dataset", "demo", "config", "plan", "folds", "chunks", "nnunet"),
+    ("errors", "geometry", "files", "sources", "lease", "own"),
+    ("io", "dataset", "demo", "config", "plan", "folds", "chunks", "nnunet", "topology"),
     (
         "labels",
         "intensity",
@@ -20,14 +20,17 @@ LAYERS = (
         "distance",
         "metrics",
         "phantom",
-        "topology",
         "ensemble",
         "convert",
         "verify",
         "shapes",
         "observations",
+        "regions",
     ),
-    ("device", "parallel", "augment", "patches", "losses", "models"),
+    (
+        *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
+        *("criterion", "modelfile", "transfer"),
+    ),
     (
         *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),
         *("rank", "report"),

@@ -135,7 +135,7 @@ def test_absent_classes_are_passed_over():
 
 def test_a_case_without_foreground_gives_patches():
     case = training_case(np.zeros((9, 9, 9)))
-    image, labels = draw_patch(case, (4, 4, 4), 1.0, np.random.default_rng(0))
+    image, labels, _ = draw_patch(case, (4, 4, 4), 1.0, np.random.default_rng(0))
     assert image.shape == (1, 4, 4, 4)
     assert labels.shape == (4, 4, 4)
 
@@ -161,7 +161,7 @@ def test_a_patch_is_a_piece_of_the_case_with_zeros_around(size, patch_size, prob
     numbers = np.arange(1, np.prod(size) + 1).reshape(size)
     case = training_case(numbers % 3, np.stack([numbers, -numbers]).astype(np.float32))
     generator = np.random.default_rng(seed)
-    image, labels = draw_patch(case, patch_size, probability, generator)
+    image, labels, _ = draw_patch(case, patch_size, probability, generator)
     assert image.shape == (2, *patch_size)
     assert (image.dtype, labels.dtype) == (np.float32, np.uint8)
     margins = [max(p - n, 0) for p, n in zip(patch_size, size, strict=True)]
@@ -206,7 +206,7 @@ def test_a_batch_follows_from_its_seed():
 
 
 def test_items_of_a_batch_differ_and_do_not_depend_on_its_size():
-    images, labels = draw_batch(cases(), range(4), (4, 4, 4), 0.5, (0,))
+    images, labels, _ = draw_batch(cases(), range(4), (4, 4, 4), 0.5, (0,))
     assert images.shape == (4, 1, 4, 4, 4)
     assert labels.shape == (4, 4, 4, 4)
     assert len({tuple(i.flatten().tolist()) for i in images}) == 4
@@ -214,7 +214,7 @@ def test_items_of_a_batch_differ_and_do_not_depend_on_its_size():
 
 
 def test_all_cases_are_drawn():
-    images, _ = draw_batch(cases(), range(100), (2, 2, 2), 0.5, (0,))
+    images, *_ = draw_batch(cases(), range(100), (2, 2, 2), 0.5, (0,))
     share = (images.amax((1, 2, 3, 4)) > 5).float().mean().item()
     assert share == pytest.approx(0.5, abs=0.2)
 

@@ -17,10 +17,11 @@ from mist_core.errors import DataError
 from mist_core.geometry import Geometry, Origin
 from mist_core.io import Volume, read_labels
 from mist_core.metrics import dice
+from mist_core.models import for_plan
 from mist_core.plan import parse_plan
 from mist_core.predict import TrainedModel, load_model, predict, predict_case, restore
 from mist_core.preprocess import preprocess, write
-from mist_core.train import new_model, save_model
+from mist_core.train import save_model
 
 CPU = torch.device("cpu")
 LABELS = (0, 1, 2, 4)
@@ -181,7 +182,7 @@ def model_file(tmp_path_factory):
     """A model with fresh weights, as train writes it."""
     path = tmp_path_factory.mktemp("model") / "fold_0.pt"
     torch.manual_seed(0)
-    save_model(path, new_model(plan_of(), "nnunet"), plan_of(), Train(seed=5), 0)
+    save_model(path, for_plan(plan_of(), Train()), plan_of(), Train(seed=5), 0)
     return path
 
 
@@ -192,7 +193,7 @@ def test_a_model_file_is_enough_to_predict(model_file):
     assert not found.network.training
     image = torch.randn((1, 1, 8, 8, 8), generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)
-    expected = new_model(plan_of(), "nnunet").eval()(image)[0]
+    expected = for_plan(plan_of(), Train()).eval()(image)[0]
     torch.testing.assert_close(found.network(image)[0], expected, rtol=1e-4, atol=1e-4)
 
 

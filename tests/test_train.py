@@ -20,9 +20,11 @@ from mist_core.config import Train
 from mist_core.errors import DataError
 from mist_core.files import read_rows, write_json
 from mist_core.io import write_array
+from mist_core.models import for_plan
+from mist_core.optimizers import learning_rate
 from mist_core.patches import TrainingCase
 from mist_core.plan import parse_plan
-from mist_core.train import Paths, learning_rate, save_model, steps_per_epoch, train
+from mist_core.train import Paths, save_model, steps_per_epoch, train
 
 EDGE = 8
 PLAN = parse_plan(
@@ -238,7 +240,7 @@ def test_bfloat16_trains(tmp_path):
 
 
 def test_a_model_file_tells_all_that_prediction_needs(tmp_path):
-    model = training.new_model(PLAN, "nnunet")
+    model = for_plan(PLAN, Train())
     save_model(tmp_path / "fold_3.pt", model, PLAN, SHORT, 3)
     state = torch.load(tmp_path / "fold_3.pt", weights_only=True)
     assert same(state["weights"], model.state_dict())

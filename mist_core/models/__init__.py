@@ -4,13 +4,18 @@ Every network maps (B, C, Z, Y, X) to a tuple of logits, (B, K, ...) each: full 
 then the coarser deep-supervision heads, of which there may be none.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from mist_core import own
+from mist_core.config import Train
+from mist_core.errors import DataError
 from mist_core.geometry import Shape, Triple
 from mist_core.models.unet import nnunet
+from mist_core.plan import Plan
 
 Builder = Callable[..., nn.Module]  # (in_channels, out_channels, patch_size, spacing, **params)
 
@@ -26,5 +31,39 @@ def build(
     spacing: Triple,
     **params: Any,
 ) -> nn.Module:
-    """A network of the given name with fresh weights; ``params`` are those of its builder."""
-    return MODELS[name](in_channels, out_channels, patch_size, spacing, **params)
+    """A network with fresh weights: of this library, or ``module:function`` of one's own.
+
+    ``params`` are those of its builder. Raises DataError for others.
+    """
+    builder = own.load(name) if own.is_own(name) else MODELS[name]
+    arguments = (in_channels, out_channels, patch_size, spacing)
+    try:
+        inspect.signature(builder).bind(*arguments, **params)
+    except TypeError as error:
+        raise DataError(
+            f"config: train.model_params: expected parameters of {name}, found {params} ({error}). "
+            "Mend them."
+        ) from None
+    network: nn.Module = builder(*arguments, **params)
+    return network
+
+
+def for_plan(plan: Plan, settings: Train) -> nn.Module:
+    """The network that the settings name, for the channels, classes, patch and spacing of a plan.
+
+    Raises DataError where its parameters or the patch do not suit it.
+    """
+    params = dict(settings.model_params)
+    if settings.gradient_checkpointing:
+        params["gradient_checkpointing"] = True
+    try:
+        return build(
+            settings.model,
+            in_channels=plan.model.in_channels,
+            out_channels=len(plan.regions) if settings.regions else plan.model.out_channels,
+            patch_size=plan.patch_size,
+            spacing=plan.target_spacing_mm,
+            **params,
+        )
+    except ValueError as error:
+        raise DataError(f"config: train.model {settings.model}: {error}") from error

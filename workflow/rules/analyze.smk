@@ -25,6 +25,7 @@ rule fingerprint:
     params:
         script=script("fingerprint"),
         files=files,
+        ignore_label=FACTS["ignore_label"],
         dataset=lambda wildcards, input: DATASET,
         cases=cases,
         tracked=tracked,
@@ -62,6 +63,9 @@ checkpoint analyze:
         problems=digest(FOUND.problems),
         dataset=lambda wildcards, input: DATASET,
         settings=settings("analyze", without=BESIDE_THE_PLAN),
+        model=lambda wildcards: shlex.quote(
+            planned_as(chosen_for(wildcards).train.model)
+        ),
         skip=lambda wildcards: (
             "--skip" if chosen_for(wildcards).preprocess.skip else ""
         ),
@@ -79,6 +83,7 @@ checkpoint analyze:
             --folds {params.results:q}/folds.json \
             --chunks {params.results:q}/done/chunks.json \
             --gpu {params.results:q}/done/gpu.json \
+            --model {params.model} \
             --batch-size {params.batch_size} \
             --cases-per-job {params.cases_per_job} \
             --settings {params.settings:q} \
@@ -105,6 +110,7 @@ rule describe:
     params:
         script=script("describe"),
         files=files,
+        ignore_label=FACTS["ignore_label"],
         left_out=left_out,
         dataset=lambda wildcards, input: DATASET,
         cases=cases,

@@ -21,18 +21,27 @@ from snakemake.settings.enums import Quietness
 
 import mist_core
 from mist_core.chunks import chunk_cases, group_cases, read_record
-from mist_core.cli import LEFT_OUT, digest, forget_lost_files
+from mist_core.cli import LEFT_OUT, content, digest, forget_lost_files
 from mist_core.commands import home
-from mist_core.config import BESIDE_THE_PLAN, Config, merged, read_config
+from mist_core.config import (
+    BESIDE_THE_PLAN,
+    LOSSES_OF_DISTANCES,
+    Config,
+    merged,
+    read_config,
+)
 from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
 from mist_core.errors import DataError, table_of
 from mist_core.files import parts_of, read_json, read_rows
 from mist_core.folds import deal_folds, write_recorded_folds
 from mist_core.lease import gpu_pool
+from mist_core.own import is_own, source_of
 from mist_core.plan import left_out_of, part_read_by
 from mist_core.progress import Work, follow
+from mist_core.regions import membership
 from mist_core.sources import sources_of
+from mist_core.topology import planned_as
 
 # Jobs find this environment's python also when snakemake was called by its path; those in conda
 # environments find this library.
@@ -85,6 +94,8 @@ def checked():
     except DataError as error:
         problems.append(str(error))
     labels = description.labels if description else DEMO_FACTS["labels"]
+    classes = description.final_classes if description else DEMO_FACTS["final_classes"]
+    problems += problems_of_training(chosen, labels, classes)
     problems += problems_of_strategies(chosen.postprocess.strategies, labels)
     try:
         folds = folds_of(chosen, found.train)
@@ -126,6 +137,27 @@ def problems_of_folds_to_train(chosen):
         f"config: folds_to_train: expected folds 0 to {chosen.analyze.folds - 1}, found {asked}. "
         "Mend it, or change analyze.folds."
     ]
+
+
+def problems_of_training(chosen, labels, classes):
+    """Own code and weights that are not there, regions that do not tell labels apart."""
+    problems = {}
+    for name in chosen.experiment_names():
+        settings = chosen.for_experiment(name).train
+        weights = settings.pretrained_weights
+        if weights and not Path(weights).is_file():
+            problems[
+                f"config: train.pretrained_weights: expected a model file, found none at {weights}."
+                " Mend the path."
+            ] = None
+        try:
+            source_of(settings.model)
+            source_of(settings.loss)
+            if settings.regions:
+                membership(labels, classes)
+        except DataError as error:
+            problems[str(error)] = None
+    return list(problems)
 
 
 def folds_of(chosen, train):
@@ -395,7 +427,8 @@ def plan(stage):
     """The part of the plan that a stage obeys; a change elsewhere leaves its outputs alone."""
 
     def pick(fields, wildcards):
-        return part_read_by(stage, fields)
+        regions = stage == "train" and chosen_for(wildcards).train.regions
+        return part_read_by(stage, fields, regions)
 
     if stage in ("evaluate", "data_dump"):  # the same for all experiments
         return after("analyze", lambda wildcards: "", shared_plan_path, pick)
@@ -496,6 +529,23 @@ def code(stage):
     if tracked is True or (tracked and stage in tracked):
         return sources_of(Path(SCRIPTS) / f"{stage}.py")
     return []
+
+
+def foreign(wildcards):
+    """A key of what a training takes from elsewhere: own code, weights, distance maps."""
+    chosen = chosen_for(wildcards)
+    model, loss = chosen.train.model, chosen.train.loss
+    takes_maps = loss in LOSSES_OF_DISTANCES or is_own(loss)
+    maps = chosen.preprocess.compute_dtms and takes_maps
+    normalized = [chosen.preprocess.normalize_dtms] if maps else []
+    weights = chosen.train.pretrained_weights
+    key = weights and content_once(weights, os.stat(weights).st_mtime_ns)
+    return digest(source_of(model), source_of(loss), key, normalized)
+
+
+@cache
+def content_once(path, changed):
+    return content([Path(path)])
 
 
 def jobs_per_gpu(wildcards, input):

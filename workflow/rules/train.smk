@@ -30,6 +30,7 @@ rule train:
         settings=settings("train"),
         arrays=arrays(trained_on),
         jobs_per_gpu=jobs_per_gpu,
+        foreign=foreign,
         tracked=tracked,
         paths=subpath(input.plan, parent=True),
         numpy=subpath(input.arrays, parent=True),
@@ -42,6 +43,7 @@ rule train:
             --plan {input.plan:q} \
             --settings {params.settings:q} \
             --fold {wildcards.fold} \
+            --foreign {params.foreign:q} \
             --jobs-per-gpu {params.jobs_per_gpu} \
             --checkpoint {params.home:q}/checkpoints/fold_{wildcards.fold}_checkpoint.pt \
             --logs {params.home:q}/logs/fold_{wildcards.fold} \

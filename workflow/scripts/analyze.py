@@ -32,6 +32,7 @@ def main() -> None:
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
     p.add_argument("--gpu", type=Path, help="record of the GPU and the batch, likewise")
     p.add_argument("--batch-size", type=int, default=2, help="patches of a step on a GPU")
+    p.add_argument("--model", default="nnunet", help="the architecture that the patch must suit")
     p.add_argument("--skip", action="store_true", help="images are preprocessed already")
     p.add_argument("--limit-cases", type=int, help="use only the first so many cases")
     p.add_argument("--output", type=Path, required=True, help="the results folder")
@@ -42,7 +43,8 @@ def main() -> None:
     found = find_cases(dataset, args.limit_cases)
     prints = read_prints(args, list(found.train))
     table = Path(settings.case_table) if settings.case_table else None
-    labels = {p.id: frozenset(p.label_counts or ()) - {0} for p in prints}
+    no_class = {0, dataset.ignore_label}
+    labels = {p.id: frozenset(p.label_counts or ()) - no_class for p in prints}
     labels_of = (lambda cases: labels) if settings.stratify else None
     folds = deal_folds(found.train, settings.folds, args.folds, table, labels_of)
     patients, _ = read_case_table(table, found.train, settings.folds) if table else ({}, {})
@@ -56,7 +58,7 @@ def main() -> None:
     prints = [fingerprint for fingerprint in prints if fingerprint.id not in left_out]
 
     budget = patch_budget(args, settings)
-    plan = analyze.make_plan(prints, dataset, settings, args.skip, budget)
+    plan = analyze.make_plan(prints, dataset, settings, args.skip, budget, args.model)
     told = Analysis(
         dataset=str(dataset.path.absolute()),
         limit_cases=args.limit_cases,
@@ -131,7 +133,7 @@ def patch_budget(args: argparse.Namespace, settings: Analyze) -> int:
     memory = at_first["gpu_memory_gb"]
     if settings.gpu_memory_gb != "auto":
         memory = settings.gpu_memory_gb
-    budget = analyze.patch_budget(settings, at_first["batch_size"], memory)
+    budget = analyze.patch_budget(settings, at_first["batch_size"], memory, args.model)
     seen = "no GPU" if memory is None else f"a GPU of {memory:.1f} GiB"
     log.info("%d voxels for a patch: %s, a batch of %d", budget, seen, at_first["batch_size"])
     return budget

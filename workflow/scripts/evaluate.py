@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from mist_core import cli, evaluate
 from mist_core.config import Evaluate, read_evaluated_classes
@@ -38,8 +39,10 @@ def main() -> None:
 
 def score_all(args: argparse.Namespace, scores: Path) -> None:
     """Score the cases that are not scored yet, then write the table of all."""
+    fields = read_json(args.config)
+    ignored = ignored_by(fields)
     classes = evaluate.chosen_classes(
-        read_evaluated_classes(read_json(args.config), str(args.config)),
+        read_evaluated_classes(fields, str(args.config)),
         Evaluate(**args.settings),
     )
     pairs = read_pairs(args.paths_csv, args.predictions)
@@ -47,13 +50,14 @@ def score_all(args: argparse.Namespace, scores: Path) -> None:
 
     def key(case_id: str) -> str:
         described = {name: each.model_dump(mode="json") for name, each in classes.items()}
-        return cli.digest(described, args.validate, sources, *pairs[case_id])
+        return cli.digest(described, ignored, args.validate, sources, *pairs[case_id])
 
     def compute(case_id: str, folder: Path) -> None:
         reference, prediction = map(read_labels, pairs[case_id])
         if args.validate:
-            evaluate.refuse_other_labels(reference, prediction, classes)
-        write_json(folder / f"{case_id}.json", evaluate.evaluate(reference, prediction, classes))
+            evaluate.refuse_other_labels(reference, prediction, classes, ignored)
+        row = evaluate.evaluate(reference, prediction, classes, ignored)
+        write_json(folder / f"{case_id}.json", row)
 
     work = cli.CaseWork(lambda case_id: [f"{case_id}.json"], key, compute)
     cli.do_cases(work, list(pairs), scores, workers=args.num_workers_evaluate)
@@ -63,6 +67,12 @@ def score_all(args: argparse.Namespace, scores: Path) -> None:
         listed = [dict(zip(columns, (i, *paths), strict=True)) for i, paths in pairs.items()]
         write_rows(args.output_paths, columns, listed)
     write_rows(args.output_csv, list(rows[0]), rows + evaluate.summary_rows(rows))
+
+
+def ignored_by(fields: Any) -> int | None:
+    """The label that is left out, where the config is a plan that has one."""
+    info = fields.get("dataset_info") if isinstance(fields, dict) else None
+    return info.get("ignore_label") if isinstance(info, dict) else None
 
 
 def read_pairs(table: Path, predictions: Path | None) -> dict[str, tuple[Path, Path]]:

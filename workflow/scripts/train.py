@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mist_core import cli, parallel, train
 from mist_core.config import Train
+from mist_core.criterion import needs_distances
 from mist_core.files import read_json, read_rows
 from mist_core.lease import held_files, take_gpus
 from mist_core.patches import open_case
@@ -22,6 +23,9 @@ def main() -> None:
     p.add_argument("--fold", type=int, required=True, help="the fold that is held out")
     p.add_argument("--model", type=Path, required=True, help="the model file to write")
     p.add_argument("--checkpoint", type=Path, required=True, help="written after every epoch")
+    p.add_argument(
+        "--foreign", default="", help="key of what comes from elsewhere: own code, weights"
+    )
     p.add_argument("--jobs-per-gpu", type=int, default=1, help="that may share a GPU")
     p.add_argument("--logs", type=Path, required=True, help="folder for TensorBoard")
     p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
@@ -45,9 +49,10 @@ def fit(args: argparse.Namespace, settings: Train) -> None:
     kinds = ("images", "labels", "foreground")
     arrays = {i: cli.content_of(args.numpy, i, [f"{k}/{i}.npy" for k in kinds]) for i in ids}
     sources = [path.read_text(encoding="utf-8") for path in args.tracked]
-    obeyed = part_read_by("train", plan_fields)
-    identity = cli.digest(args.settings, obeyed, arrays, sources, cli.again())
-    cases = [open_case(args.numpy, case_id) for case_id in ids]
+    obeyed = part_read_by("train", plan_fields, settings.regions)
+    identity = cli.digest(args.settings, obeyed, arrays, sources, args.foreign, cli.again())
+    with_distances = needs_distances(settings)
+    cases = [open_case(args.numpy, case_id, with_distances) for case_id in ids]
     paths = train.Paths(args.checkpoint, args.logs)
     model = train.train(cases, plan, settings, args.fold, paths, identity)
     if parallel.is_first():

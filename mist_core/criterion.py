@@ -1,0 +1,76 @@
+"""What training makes smaller: the loss that the config names, for the outputs of a network."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mist_core import own
+from mist_core.config import Train
+from mist_core.errors import DataError
+from mist_core.losses import LOSSES, Loss, composite_weight, deep_supervision, needs_of
+from mist_core.patches import Batch
+from mist_core.plan import Plan
+from mist_core.regions import membership
+
+Criterion = Callable[[Sequence[Tensor], Batch, int], Tensor]
+IGNORED = -1  # in place of a class index; any label below zero is left out of every loss
+
+
+def loss_of(settings: Train) -> Loss:
+    """The loss that the settings name: of this library, or ``module:function`` of one's own."""
+    name = settings.loss
+    return own.load(name) if own.is_own(name) else LOSSES[name]
+
+
+def needs_distances(settings: Train) -> bool:
+    """Whether the loss needs the distance maps that preprocessing makes."""
+    return "distance_maps" in needs_of(loss_of(settings))
+
+
+def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
+    """A function of a network's outputs, the batch they are of, and the epoch, to a scalar.
+
+    Raises DataError where the loss has other parameters, or the regions do not tell labels apart.
+    """
+    loss, params = loss_of(settings), settings.loss_params
+    needs = needs_of(loss)
+    try:
+        inspect.signature(loss).bind(None, None, **dict.fromkeys(needs), **params)
+    except TypeError as error:
+        raise DataError(
+            f"config: train.loss_params: expected parameters of {settings.loss}, found {params} "
+            f"({error}). Mend them."
+        ) from None
+    table = None
+    if settings.regions:
+        of_labels = membership(plan.dataset_info.labels, plan.regions)
+        table = torch.from_numpy(of_labels).to(device)
+
+    def compute(outputs: Sequence[Tensor], batch: Batch, epoch: int) -> Tensor:
+        weighting, pause = settings.composite_loss_weighting, settings.init_pause
+        given = {
+            "distance_maps": batch.distance_maps,
+            "spacing": plan.target_spacing_mm,
+            "alpha": composite_weight(epoch, settings.epochs, weighting, init_pause=pause),
+        }
+        labels = target(batch.labels, len(plan.dataset_info.labels), table)
+        chosen = {name: given[name] for name in needs}
+        return deep_supervision(partial(loss, **params), outputs, labels, **chosen)
+
+    return compute
+
+
+def target(labels: Tensor, n_classes: int, regions: Tensor | None) -> Tensor:
+    """What the outputs are compared with: class indices (B, Z, Y, X), or 0 and 1 for each region
+    (B, R, Z, Y, X). Below zero where nothing is known, which has the class index after the last.
+
+    ``regions`` says which class (column) is in which region (row).
+    """
+    if regions is None:
+        return torch.where(labels == n_classes, IGNORED, labels.to(torch.int32))
+    ignored = torch.full_like(regions[:, :1], IGNORED, dtype=torch.int8)
+    table = torch.cat([regions.to(torch.int8), ignored], dim=1)  # (R, K + 1)
+    return table[:, labels.long()].movedim(0, 1)

@@ -1,0 +1,70 @@
+"""How weights are changed: optimisers and learning rates by name, and the average of weights."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from mist_core.config import Train
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+WARMUP_FROM = 0.01  # of the learning rate
+LONGEST_WARMUP = 10  # a tenth of the run: or a short one would never reach its learning rate
+
+OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], Optimizer]] = {
+    "adam": lambda weights, rate, decay: Adam(weights, rate, weight_decay=decay, fused=True),
+    "adamw": lambda weights, rate, decay: AdamW(weights, rate, weight_decay=decay, fused=True),
+    "sgd": lambda weights, rate, decay: SGD(
+        weights, rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=True
+    ),
+}
+
+# Share of the learning rate at a share of the run, both from 0 to 1.
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "polynomial": lambda done: (1 - done) ** 0.9,  # Chen et al., "DeepLab", TPAMI 2018
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),  # Loshchilov, ICLR 2017
+}
+
+
+def new_optimizer(network: nn.Module, settings: Train) -> Optimizer:
+    """The optimiser that the settings name, for all weights of the network."""
+    new = OPTIMIZERS[settings.optimizer]
+    return new(network.parameters(), settings.learning_rate, settings.weight_decay)
+
+
+def learning_rate(step: int, all_steps: int, epoch_steps: int, settings: Train) -> float:
+    """Linear warm-up from a hundredth, then the schedule, counted in steps.
+
+    The warm-up takes ``warmup_epochs``, but never more than a tenth of the run.
+    """
+    warmup = min(settings.warmup_epochs * epoch_steps, all_steps // LONGEST_WARMUP)
+    if step < warmup:
+        return settings.learning_rate * (WARMUP_FROM + (1 - WARMUP_FROM) * step / warmup)
+    done = (step - warmup) / max(all_steps - warmup, 1)
+    return settings.learning_rate * SCHEDULES[settings.lr_scheduler](done)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """The same rate for every parameter."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the network that follows it: an exponential moving average of its weights.
+
+    After n steps it forgets no faster than over n steps: (1 + n) / (10 + n) replaces a larger
+    decay, or the first, random weights would stay in the average of a short run. As in Tarvainen &
+    Valpola, "Mean teachers", NeurIPS 2017.
+    """
+
+    @torch.no_grad()
+    def follow(average: Tensors, current: Tensors, steps: Tensor | int) -> None:
+        own = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        torch._foreach_lerp_(average, current, 1 - own)
+
+    return AveragedModel(network, multi_avg_fn=follow)
