@@ -10,11 +10,18 @@ from typing import Any
 from torch import nn
 
 from mist_core.geometry import Shape, Triple
+from mist_core.models.mednext import mednext_base, mednext_large, mednext_medium, mednext_small
 from mist_core.models.unet import nnunet
 
 Builder = Callable[..., nn.Module]  # (in_channels, out_channels, patch_size, spacing, **params)
 
-MODELS: Mapping[str, Builder] = {"nnunet": nnunet}
+MODELS: Mapping[str, Builder] = {
+    "nnunet": nnunet,
+    "mednext-small": mednext_small,
+    "mednext-base": mednext_base,
+    "mednext-medium": mednext_medium,
+    "mednext-large": mednext_large,
+}
 
 
 def build(
