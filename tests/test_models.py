@@ -12,7 +12,7 @@ from mist_core.topology import divisor, topology
 CUBE = (1.0, 1.0, 1.0)
 PATCH = (16, 16, 16)
 # Networks that need other patches; they have files of tests for themselves.
-ELSEWHERE = [name for name in MODELS if name.startswith("mednext")]
+ELSEWHERE = [name for name in MODELS if name.startswith(("mednext", "swinunetr"))]
 shapes = st.tuples(*[st.integers(1, 200)] * 3)
 spacings = st.tuples(*[st.floats(0.3, 6)] * 3)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from mist_core.geometry import Shape, Triple
 from mist_core.models.mednext import mednext_base, mednext_large, mednext_medium, mednext_small
+from mist_core.models.swinunetr import swinunetr_base, swinunetr_large, swinunetr_small
 from mist_core.models.unet import nnunet
 
 Builder = Callable[..., nn.Module]  # (in_channels, out_channels, patch_size, spacing, **params)
@@ -21,6 +22,9 @@ MODELS: Mapping[str, Builder] = {
     "mednext-base": mednext_base,
     "mednext-medium": mednext_medium,
     "mednext-large": mednext_large,
+    "swinunetr-small": swinunetr_small,
+    "swinunetr-base": swinunetr_base,
+    "swinunetr-large": swinunetr_large,
 }
 
 
