@@ -14,12 +14,23 @@ from mist_core import own
 from mist_core.config import Train
 from mist_core.errors import DataError
 from mist_core.geometry import Shape, Triple
+from mist_core.models.mednext import mednext_base, mednext_large, mednext_medium, mednext_small
+from mist_core.models.swinunetr import swinunetr_base, swinunetr_large, swinunetr_small
 from mist_core.models.unet import nnunet
 from mist_core.plan import Plan
 
 Builder = Callable[..., nn.Module]  # (in_channels, out_channels, patch_size, spacing, **params)
 
-MODELS: Mapping[str, Builder] = {"nnunet": nnunet}
+MODELS: Mapping[str, Builder] = {
+    "nnunet": nnunet,
+    "mednext-small": mednext_small,
+    "mednext-base": mednext_base,
+    "mednext-medium": mednext_medium,
+    "mednext-large": mednext_large,
+    "swinunetr-small": swinunetr_small,
+    "swinunetr-base": swinunetr_base,
+    "swinunetr-large": swinunetr_large,
+}
 
 
 def build(
