@@ -419,25 +419,32 @@ def choose_patch(size: Shape, spacing: Triple, budget: int, model: str = "nnunet
         patch = _thick_slice_patch(size, spacing, budget)
     else:
         patch = _even_patch(size, spacing, budget)
-    return _nearest(patch, divisor(patch, spacing, model))
+    return _nearest_fit(patch, spacing, model)
 
 
-def _nearest(patch: Shape, multiples: Shape) -> Shape:
-    """The nearest multiple of each axis, downwards where two are, but one at least."""
-    z, y, x = (
-        max(-(-(2 * n - m) // (2 * m)), 1) * m for n, m in zip(patch, multiples, strict=True)
-    )
+def _nearest_fit(patch: Shape, spacing: Triple, model: str) -> Shape:
+    """The nearest multiples of what the model halves, downwards where two are as near.
+
+    A model that halves every axis as often, whatever the patch, must not come down to one voxel.
+    """
+    multiples = divisor(patch, spacing, model)
+    pairs = zip(patch, multiples, strict=True)
+    near = [max(-(-(2 * n - m) // (2 * m)), 1) * m for n, m in pairs]
+    if near == [architecture(model).levels] * 3:
+        near[int(np.argmax(patch))] *= 2
+    z, y, x = near
     return (z, y, x)
 
 
 def _fitting(patch: Shape, spacing: Triple, model: str) -> Shape:
     """The patch that the user chose, if the network can halve it."""
-    multiples = divisor(patch, spacing, model)
-    if any(n % m for n, m in zip(patch, multiples, strict=True)):
-        near = _nearest(patch, multiples)
+    near = _nearest_fit(patch, spacing, model)
+    if near != patch:
+        multiples = divisor(patch, spacing, model)[::-1]
+        more = ", and more on one axis" if list(patch) == [architecture(model).levels] * 3 else ""
         raise DataError(
-            f"config: analyze.patch_size: expected multiples of {list(multiples[::-1])} (x, y, z), "
-            f"as {model} halves the axes, found {list(patch[::-1])}. Take {near[::-1]}."
+            f"config: analyze.patch_size: expected multiples of {list(multiples)} (x, y, z){more}, "
+            f"as {model} halves the axes, found {list(patch[::-1])}. Take {list(near[::-1])}."
         )
     return patch
 

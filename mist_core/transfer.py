@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mist_core.config import Train
 from mist_core.errors import DataError
 from mist_core.files import read_json
 from mist_core.modelfile import read_model_file
+from mist_core.models.mednext import resized_kernel
 from mist_core.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,7 @@ def transfer(
     """Copy what fits of ``weights`` into a network, by name; ``channels`` are theirs and its own.
 
     A tensor of the same shape is copied. The first convolutions are adapted to other channels by
-    ``settings.input_channel_strategy``, small kernels to larger ones by interpolation (UpKern: Roy
-    et al., "MedNeXt", MICCAI 2023). With ``pretrained_part: encoder`` the rest is left.
+    ``settings.input_channel_strategy``, small kernels to larger ones by interpolation (UpKern). With ``pretrained_part: encoder`` the rest is left.
     """
     done = Transferred()
     prefixes = getattr(network, "encoder_names", ("encoder.",))
@@ -127,7 +126,8 @@ def _adapt(
     if is_other_channels(source.shape, target.shape, channels):
         value = CHANNEL_STRATEGIES[settings.input_channel_strategy](source, channels[1])
     elif is_larger_kernel(source.shape, target.shape):
-        value = larger_kernel(source, target.shape[2:])
+        z, y, x = target.shape[2:]
+        value = resized_kernel(source, (z, y, x))
     if value is None:
         done.left[name] = change
     else:
@@ -154,8 +154,3 @@ def is_larger_kernel(source: torch.Size, target: torch.Size) -> bool:
         and source[1] == 1
         and all(1 < s < t for s, t in zip(source[2:], target[2:], strict=True))
     )
-
-
-def larger_kernel(weight: Tensor, size: torch.Size) -> Tensor:
-    """A kernel (F, 1, z, y, x) interpolated to a larger size, corner to corner (UpKern)."""
-    return F.interpolate(weight, size=tuple(size), mode="trilinear", align_corners=True)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from mist_core.config import Train
 from mist_core.models import build
-from mist_core.models.mednext import resized_kernel, upkern
+from mist_core.models.mednext import resized_kernel
+from mist_core.transfer import transfer
 
 PATCH = (16, 32, 48)
 
@@ -168,37 +170,13 @@ def test_a_larger_kernel_keeps_constants_corners_and_the_middle(small, large):
 
 def test_a_network_of_large_kernels_starts_from_one_of_small_kernels():
     before, after = network(), network(kernel_size=5)
-    weights, like = before.state_dict(), after.state_dict()
-    grown = upkern(weights, like)
-    after.load_state_dict(grown)
+    weights = before.state_dict()
+    done = transfer(after, weights, (2, 2), Train(pretrained_part="all"))
+    grown = after.state_dict()
+    assert len(done.adapted) == 26
+    assert not done.left
     for name, weight in weights.items():
-        if weight.shape == like[name].shape:
-            assert grown[name] is weight
-        else:
-            assert weight.shape[2:] == (3, 3, 3)
-            assert torch.equal(grown[name], resized_kernel(weight, (5, 5, 5)))
-    assert sum(weights[name].shape != like[name].shape for name in weights) == 26
+        larger = resized_kernel(weight, (5, 5, 5)) if name in done.adapted else weight
+        assert torch.equal(grown[name], larger)
     with torch.inference_mode():
         assert after.eval()(waves((1, 2, *PATCH)))[0].isfinite().all()
-
-
-def test_only_kernels_that_differ_in_size_alone_are_resized():
-    weights = {
-        "other features": torch.ones(4, 1, 3, 3, 3),
-        "no kernel": torch.ones(4),
-        "not there": torch.ones(2, 1, 3, 3, 3),
-        "kernel": torch.ones(2, 1, 3, 3, 3),
-    }
-    like = {
-        "other features": torch.ones(8, 1, 5, 5, 5),
-        "no kernel": torch.ones(8),
-        "kernel": torch.ones(2, 1, 5, 3, 3),
-        "not here": torch.ones(1),
-    }
-    shapes = {name: tuple(weight.shape) for name, weight in upkern(weights, like).items()}
-    assert shapes == {
-        "other features": (4, 1, 3, 3, 3),
-        "no kernel": (4,),
-        "not there": (2, 1, 3, 3, 3),
-        "kernel": (2, 1, 5, 3, 3),
-    }

@@ -7,7 +7,6 @@ start as PyTorch makes them, as in the authors' code.
 Shapes: B batch, C channels in, F features of a level, K classes, (Z, Y, X) voxels.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -169,22 +168,9 @@ def up_block(fine: int, coarse: int, expansion: int, kernel: int) -> nn.Module:
     return Block(depthwise, shortcut, (coarse, fine), expansion)
 
 
-def upkern(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with kernels as large as those of ``like``: UpKern, of the same paper.
-
-    A tensor (F out, F in, Z, Y, X) is resized where that of its name in ``like`` differs in
-    (Z, Y, X) and in nothing else; all others are as they were.
-    """
-    fitting = dict(weights)
-    for name in weights.keys() & like.keys():
-        found, wanted = weights[name].shape, like[name].shape
-        if len(found) == len(wanted) == 5 and found[:2] == wanted[:2] and found != wanted:
-            fitting[name] = resized_kernel(weights[name], (wanted[2], wanted[3], wanted[4]))
-    return fitting
-
-
 def resized_kernel(weight: Tensor, size: Shape) -> Tensor:
-    """(F out, F in, Z, Y, X) with (Z, Y, X) of another size, by trilinear interpolation.
+    """A kernel (F out, F in, Z, Y, X) of another size, by trilinear interpolation: UpKern, to begin
+    a network with large kernels from one with small ones.
 
     The paper says trilinear; that the outer faces of the cells are aligned, not their centres, is
     the authors' code. A kernel that grows keeps its corners, but not its sum: the normalisation
