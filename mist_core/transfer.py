@@ -95,7 +95,8 @@ def transfer(
     """Copy what fits of ``weights`` into a network, by name; ``channels`` are theirs and its own.
 
     A tensor of the same shape is copied. The first convolutions are adapted to other channels by
-    ``settings.input_channel_strategy``, small kernels to larger ones by interpolation (UpKern). With ``pretrained_part: encoder`` the rest is left.
+    ``settings.input_channel_strategy``, small kernels to larger ones by interpolation (UpKern).
+    With ``pretrained_part: encoder`` the rest is left.
     """
     done = Transferred()
     prefixes = getattr(network, "encoder_names", ("encoder.",))

@@ -17,6 +17,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from mist_core.device import MEMORY_FORMAT
+from mist_core.losses import LOSSES, deep_supervision
+from mist_core.models import build
 from mist_core.topology import ARCHITECTURES
 
 SPACING = (1.0, 1.0, 1.0)
@@ -90,12 +95,6 @@ def row(model: str, variant: str, found: Mapping[str, Any]) -> str:
 
 def measured(args: argparse.Namespace) -> dict[str, float]:
     """Parameters, seconds and GB of one network."""
-    import torch
-
-    from mist_core.device import MEMORY_FORMAT
-    from mist_core.losses import LOSSES, deep_supervision
-    from mist_core.models import build
-
     device = torch.device(args.device)
     size = (args.edge,) * 3
     params = {"gradient_checkpointing": True} if args.checkpointing else {}
