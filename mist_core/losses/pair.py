@@ -86,7 +86,7 @@ def mean(values: Tensor, valid: Tensor) -> Tensor:
     Values are (B, F, Z, Y, X), or (B, F): those count whose item has any valid voxel.
     """
     if values.ndim < valid.ndim:
-        valid = valid.amax(VOXELS)
+        valid = valid.any(VOXELS)
     return values.sum() / valid.expand_as(values).sum().clamp(min=1)
 
 
