@@ -3,12 +3,14 @@
 Isensee et al., "nnU-Net", Nature Methods 18 (2021) 203-211.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from mist_core.geometry import Shape, Triple
 
 MAX_LEVELS = 5
+MIN_EDGE = 4  # voxels: what halving must leave of an axis
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,9 @@ class Level:
 
     kernel: Shape
     stride: Shape
+
+
+Rule = Callable[[Shape, Triple], list[Level]]  # of (patch_size, spacing)
 
 
 def topology(patch_size: Shape, spacing: Triple) -> list[Level]:
@@ -30,7 +35,7 @@ def topology(patch_size: Shape, spacing: Triple) -> list[Level]:
     kernels: list[Shape] = []
     while len(kernels) < MAX_LEVELS:
         near = [edge / min(edges) <= 2 for edge in edges]
-        sz, sy, sx = (2 if near[a] and size[a] >= 8 else 1 for a in range(3))
+        sz, sy, sx = (2 if near[a] and size[a] >= 2 * MIN_EDGE else 1 for a in range(3))
         if (sz, sy, sx) == (1, 1, 1):
             break
         kz, ky, kx = (3 if n else 1 for n in near)
@@ -42,8 +47,84 @@ def topology(patch_size: Shape, spacing: Triple) -> list[Level]:
     return [Level(k, s) for k, s in zip(kernels, strides, strict=True)]
 
 
-def divisor(patch_size: Shape, spacing: Triple) -> Shape:
-    """What the size of each axis must be a multiple of, or skip connections would not fit."""
-    levels = topology(patch_size, spacing)
+def nnunet_v2_topology(patch_size: Shape, spacing: Triple) -> list[Level]:
+    """Levels from full resolution down, as many as the patch allows: the rule of nnU-Net 2.
+
+    A kernel reaches across an axis from the level on where its voxels are less than twice as long
+    as the shortest edge.
+    """
+    size, edges = list(patch_size), list(spacing)
+    levels: list[Level] = []
+    kernel, stride = (1, 1, 1), (1, 1, 1)
+    while (following := _strides(size, edges)) != (1, 1, 1):
+        near = [edge / min(edges) < 2 for edge in edges]
+        kz, ky, kx = (3 if n or k == 3 else 1 for n, k in zip(near, kernel, strict=True))
+        kernel = (kz, ky, kx)
+        levels.append(Level(kernel, stride))
+        stride = following
+        size = [-(-n // s) for n, s in zip(size, stride, strict=True)]
+        edges = [e * s for e, s in zip(edges, stride, strict=True)]
+    return [*levels, Level((3, 3, 3), stride)]
+
+
+def _strides(size: list[int], edges: list[float]) -> Shape:
+    """2 for the axes to halve: of those with 8 voxels or more, the ones whose voxels are less than
+    twice as long as the shortest edge among them. A lone axis is halved from 12 voxels on.
+    """
+    long = [axis for axis in range(3) if size[axis] >= 2 * MIN_EDGE]
+    halved = [a for a in long if edges[a] / min(edges[b] for b in long) < 2]
+    if len(halved) == 1 and size[halved[0]] < 3 * MIN_EDGE:
+        return (1, 1, 1)
+    z, y, x = (2 if axis in halved else 1 for axis in range(3))
+    return (z, y, x)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a plan must know of a network."""
+
+    levels: Rule | int  # the rule of its levels, or what every axis must be a multiple of
+    patch_budget: float = 1.0  # how many times the usual number of voxels its patch may have
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "nnunet": Architecture(topology),
+    "nnunet-pocket": Architecture(topology),
+    "nnunet-plain": Architecture(nnunet_v2_topology),
+    "resenc-m": Architecture(nnunet_v2_topology),
+    "resenc-l": Architecture(nnunet_v2_topology, patch_budget=3.0),  # for 24 GB in place of 8
+    "fmgnet": Architecture(topology),
+    "wnet": Architecture(topology),
+    "mednext-small": Architecture(16),
+    "mednext-base": Architecture(16),
+    "mednext-medium": Architecture(16),
+    "mednext-large": Architecture(16),
+    "swinunetr-small": Architecture(32),
+    "swinunetr-base": Architecture(32),
+    "swinunetr-large": Architecture(32),
+}
+
+
+def divisor(patch_size: Shape, spacing: Triple, model: str = "nnunet") -> Shape:
+    """What the size of each axis must be a multiple of, or skip connections would not fit.
+
+    It holds for this patch, and for this patch rounded up to it; another may need another.
+    """
+    levels = ARCHITECTURES[model].levels
+    if isinstance(levels, int):
+        return (levels, levels, levels)
+    found = _halvings(levels(patch_size, spacing))
+    while True:  # ends: ``found`` grows, and halving leaves 4 voxels at least
+        z, y, x = (-(-n // m) * m for n, m in zip(patch_size, found, strict=True))
+        needed = _halvings(levels((z, y, x), spacing))
+        fits = [n % m == 0 for n, m in zip((z, y, x), needed, strict=True)]
+        if all(fits):
+            return found
+        z, y, x = (m if fit else n for m, n, fit in zip(found, needed, fits, strict=True))
+        found = (z, y, x)
+
+
+def _halvings(levels: list[Level]) -> Shape:
+    """Product of the strides of each axis."""
     z, y, x = (prod(level.stride[axis] for level in levels) for axis in range(3))
     return (z, y, x)

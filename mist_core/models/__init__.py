@@ -10,11 +10,22 @@ from typing import Any
 from torch import nn
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.unet import nnunet
+from mist_core.models.mgnet import fmgnet, wnet
+from mist_core.models.plain_unet import nnunet_plain
+from mist_core.models.resenc import resenc_l, resenc_m
+from mist_core.models.unet import nnunet, nnunet_pocket
 
 Builder = Callable[..., nn.Module]  # (in_channels, out_channels, patch_size, spacing, **params)
 
-MODELS: Mapping[str, Builder] = {"nnunet": nnunet}
+MODELS: Mapping[str, Builder] = {
+    "nnunet": nnunet,
+    "nnunet-pocket": nnunet_pocket,
+    "nnunet-plain": nnunet_plain,
+    "resenc-m": resenc_m,
+    "resenc-l": resenc_l,
+    "fmgnet": fmgnet,
+    "wnet": wnet,
+}
 
 
 def build(
