@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from mist_core import own
 from mist_core.config import Train
 from mist_core.errors import DataError
-from mist_core.losses import LOSSES, Loss, composite_weight, deep_supervision, needs_of
+from mist_core.losses import LOSSES, composite_weight, deep_supervision, needs_of
 from mist_core.patches import Batch
 from mist_core.plan import Plan
 from mist_core.regions import membership
@@ -19,7 +18,7 @@ Criterion = Callable[[Sequence[Tensor], Batch, int], Tensor]
 IGNORED = -1  # in place of a class index; any label below zero is left out of every loss
 
 
-def loss_of(settings: Train) -> Loss:
+def loss_of(settings: Train) -> Callable[..., Tensor]:
     """The loss that the settings name: of this library, or ``module:function`` of one's own."""
     name = settings.loss
     return own.load(name) if own.is_own(name) else LOSSES[name]
@@ -58,7 +57,7 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
         }
         labels = target(batch.labels, len(plan.dataset_info.labels), table)
         chosen = {name: given[name] for name in needs}
-        return deep_supervision(partial(loss, **params), outputs, labels, **chosen)
+        return deep_supervision(loss, outputs, labels, **chosen, **params)
 
     return compute
 

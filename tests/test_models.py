@@ -7,17 +7,28 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mist_core.models import MODELS, build
-from mist_core.topology import divisor, topology
+from mist_core.topology import ARCHITECTURES, divisor, topology
 
 CUBE = (1.0, 1.0, 1.0)
 PATCH = (16, 16, 16)
-# Networks that need other patches; they have files of tests for themselves.
-ELSEWHERE = [name for name in MODELS if name.startswith(("mednext", "swinunetr"))]
+NARROW = (4, 8, 24)  # few voxels, yet halved twice
 shapes = st.tuples(*[st.integers(1, 200)] * 3)
 spacings = st.tuples(*[st.floats(0.3, 6)] * 3)
+BY_RULE = [name for name in MODELS if callable(ARCHITECTURES[name].levels)]
 
 
-def small(patch_size=PATCH, spacing=CUBE, in_channels=2, out_channels=3, name="nnunet", seed=0):
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Networks this small are fastest on one thread, above all beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(
+    patch_size=PATCH, spacing=CUBE, in_channels=2, out_channels=3, name="nnunet", seed=0, **params
+):
     torch.manual_seed(seed)
     return build(
         name,
@@ -25,7 +36,34 @@ def small(patch_size=PATCH, spacing=CUBE, in_channels=2, out_channels=3, name="n
         out_channels=out_channels,
         patch_size=patch_size,
         spacing=spacing,
+        **params,
     )
+
+
+def fitting(patch_size, spacing, name):
+    """The patch, rounded up to what the network can halve."""
+    multiples = divisor(patch_size, spacing, name)
+    return tuple(-(-n // m) * m for n, m in zip(patch_size, multiples, strict=True))
+
+
+def sizes_of_levels(patch_size, spacing, name):
+    """The patch at each resolution of the network, finest first."""
+    levels = ARCHITECTURES[name].levels
+    halved = [(1, 1, 1), *[(2, 2, 2)] * 4]
+    strides = [level.stride for level in levels(patch_size, spacing)] if name in BY_RULE else halved
+    sizes, size = [], patch_size
+    for stride in strides:
+        size = tuple(n // s for n, s in zip(size, stride, strict=True))
+        sizes.append(size)
+    return sizes
+
+
+def awake(model):
+    """The model with normalisations that let everything through: some start at zero."""
+    for module in model.modules():
+        if isinstance(module, nn.InstanceNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
 
 
 def image(size=PATCH, channels=2, batch=1, seed=0):
@@ -92,9 +130,22 @@ def test_a_patch_must_be_a_multiple_of_what_it_is_divided_by():
     assert divisor((20, 28, 12), CUBE) == (4, 4, 2)
 
 
-def test_the_number_of_parameters_is_that_of_the_published_network():
-    model = small((128, 128, 128), in_channels=1, out_channels=2)
-    assert sum(p.numel() for p in model.parameters()) == 31_420_198
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("nnunet", 31_420_198),
+        ("nnunet-pocket", 767_974),
+        ("nnunet-plain", 31_195_594),
+        ("resenc-m", 102_349_770),
+        ("resenc-l", 102_349_770),
+        ("fmgnet", 3_170_694),
+        ("wnet", 5_856_134),
+    ],
+)
+def test_the_number_of_parameters_is_that_of_the_published_network(name, number):
+    with torch.device("meta"):
+        model = small((128, 128, 128), in_channels=1, out_channels=2, name=name)
+    assert sum(p.numel() for p in model.parameters()) == number
 
 
 def test_outputs_are_those_of_monai_with_the_same_weights():
@@ -129,45 +180,75 @@ def test_outputs_are_those_of_monai_with_the_same_weights():
         torch.testing.assert_close(here(x)[0], there(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ELSEWHERE])
+@pytest.mark.parametrize("name", MODELS)
 def test_heads_are_finest_first_in_training_and_one_otherwise(name):
-    model = small((32, 32, 32), in_channels=1, name=name)
-    x = image((32, 32, 32), channels=1)
-    heads = model.train()(x)
-    assert len(heads) == {"nnunet": 3}.get(name, len(heads))
-    assert [tuple(h.shape) for h in heads] == [(1, 3, n, n, n) for n in (32, 16, 8)][: len(heads)]
-    single = model.eval()(x)
+    patch_size = fitting((48, 8, 8), CUBE, name)
+    model = awake(small(patch_size, name=name))
+    x = image(patch_size)
+    with torch.no_grad():
+        heads, single = model.train()(x), model.eval()(x)
+    assert len(heads) == (3 if name in BY_RULE else len(heads))
+    sizes = sizes_of_levels(patch_size, CUBE, name)[: len(heads)]
+    assert [head.shape for head in heads] == [(1, 3, *size) for size in sizes]
     assert isinstance(single, tuple)
     assert len(single) == 1
     torch.testing.assert_close(single[0], heads[0])
 
 
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     ("patch_size", "spacing"),
     [
-        ((16, 16, 16), CUBE),
         ((8, 8, 8), CUBE),
         ((4, 4, 4), CUBE),
         ((3, 16, 16), (6.0, 1.0, 1.0)),
-        ((16, 24, 5), (0.37, 1.11, 4.9)),
-        ((20, 28, 12), CUBE),
+        ((9, 17, 5), (0.37, 1.11, 4.9)),
+        ((5, 23, 12), (3.0, 0.7, 1.0)),
     ],
 )
-def test_any_patch_gives_logits_of_its_own_size(patch_size, spacing):
-    model = small(patch_size, spacing)
-    assert model.eval()(image(patch_size))[0].shape == (1, 3, *patch_size)
-    for head in model.train()(image(patch_size)):
-        assert head.shape[:2] == (1, 3)
+def test_any_patch_gives_logits_of_its_own_size(patch_size, spacing, name):
+    patch_size = fitting(patch_size, spacing, name)
+    sizes = sizes_of_levels(patch_size, spacing, name)
+    with torch.no_grad():
+        heads = small(patch_size, spacing, name=name)(image(patch_size))
+    for head, size in zip(heads, sizes, strict=False):
+        assert head.shape == (1, 3, *size)
 
 
-def test_every_parameter_learns():
-    model = small()
-    sum(head.square().mean() for head in model(image())).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-    heads = [m for m in model.modules() if isinstance(m, nn.Conv3d) and m.out_channels == 3]
-    assert all(head.weight.grad.abs().sum() > 0 for head in heads)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_learns(name):
+    patch_size = fitting(NARROW, CUBE, name)
+    model = awake(small(patch_size, name=name))
+    sum(head.square().mean() for head in model(image(patch_size))).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        # A constant before a normalisation is lost, and so are its gradients.
+        assert parameter.ndim == 1 or parameter.grad.any(), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_recomputed_features_are_the_same(name):
+    patch_size = fitting(NARROW, CUBE, name)
+    x = image(patch_size)
+    kept, recomputed = (
+        awake(small(patch_size, name=name, gradient_checkpointing=again)) for again in (False, True)
+    )
+    outputs = [kept(x), recomputed(x)]
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
+    for heads in outputs:
+        sum(head.square().mean() for head in heads).backward()
+    for one, other in zip(kept.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_encoder_is_found_by_its_name(name):
+    with torch.device("meta"):
+        first = small((64, 64, 64), name=name)
+    encoder = {key for key, _ in first.named_parameters() if key.startswith("encoder.")}
+    assert 0 < len(encoder) < len(list(first.parameters()))
 
 
 def test_weights_follow_from_the_seed():
@@ -176,8 +257,9 @@ def test_weights_follow_from_the_seed():
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_weights_are_kaiming_normal_and_biases_zero():
-    for module in small().modules():
+@pytest.mark.parametrize("name", BY_RULE)
+def test_weights_are_kaiming_normal_and_biases_zero(name):
+    for module in small(name=name).modules():
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             assert module.bias is None or not module.bias.any()
             fan_in = module.weight[0].numel()
@@ -186,8 +268,10 @@ def test_weights_are_kaiming_normal_and_biases_zero():
                 assert module.weight.std().item() == pytest.approx(expected, rel=0.05)
 
 
-def test_items_of_a_batch_do_not_meet():
-    model = small().train()
-    both = image(batch=2)
+@pytest.mark.parametrize("name", MODELS)
+def test_items_of_a_batch_do_not_meet(name):
+    patch_size = fitting(NARROW, CUBE, name)
+    model = awake(small(patch_size, name=name)).train()
+    both = image(patch_size, batch=2)
     one, other = model(both[:1])[0], model(both[1:])[0]
-    torch.testing.assert_close(model(both)[0], torch.cat([one, other]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(both)[0], torch.cat([one, other]), rtol=1e-3, atol=1e-4)

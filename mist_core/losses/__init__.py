@@ -9,7 +9,7 @@ All compute in float32, also under autocast: sums over a patch overflow half pre
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -66,7 +66,7 @@ def composite_weight(
 
 
 def deep_supervision(
-    loss: Loss, outputs: Sequence[Tensor], labels: Tensor, **keywords: Any
+    loss: Callable[..., Tensor], outputs: Sequence[Tensor], labels: Tensor, **keywords: Any
 ) -> Tensor:
     """Weighted mean of a loss over the heads: each coarser head counts half as much.
 

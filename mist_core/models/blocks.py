@@ -44,12 +44,18 @@ class Convolution(nn.Sequential):
     """Convolution that keeps the size at stride 1, then instance normalisation."""
 
     def __init__(
-        self, in_features: int, out_features: int, kernel: Shape | int, stride: Shape = (1, 1, 1)
+        self,
+        in_features: int,
+        out_features: int,
+        kernel: Shape | int,
+        stride: Shape = (1, 1, 1),
+        *,
+        bias: bool = False,
     ) -> None:
         z, y, x = (kernel,) * 3 if isinstance(kernel, int) else kernel
         super().__init__(
             nn.Conv3d(
-                in_features, out_features, (z, y, x), stride, (z // 2, y // 2, x // 2), bias=False
+                in_features, out_features, (z, y, x), stride, (z // 2, y // 2, x // 2), bias=bias
             ),
             nn.InstanceNorm3d(out_features, affine=True),
         )

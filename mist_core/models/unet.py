@@ -15,6 +15,7 @@ from mist_core.models.blocks import SLOPE, Convolution, initialise, run
 from mist_core.topology import Level, topology
 
 MAX_FEATURES = 320
+POCKET_FEATURES = 32
 DEEP_HEADS = 2
 
 
@@ -29,6 +30,23 @@ def nnunet(
     """Residual encoder, plain decoder, 32 features doubling to 320, two deep-supervision heads."""
     levels = topology(patch_size, spacing)
     features = [min(32 * 2**i, MAX_FEATURES) for i in range(len(levels))]
+    return UNet(in_channels, out_channels, levels, features, gradient_checkpointing)
+
+
+def nnunet_pocket(
+    in_channels: int,
+    out_channels: int,
+    patch_size: Shape,
+    spacing: Triple,
+    *,
+    gradient_checkpointing: bool = False,
+) -> nn.Module:
+    """The same network with 32 features at every level.
+
+    Celaya et al., "PocketNet", IEEE Transactions on Medical Imaging 42 (2023) 1172-1184.
+    """
+    levels = topology(patch_size, spacing)
+    features = [POCKET_FEATURES] * len(levels)
     return UNet(in_channels, out_channels, levels, features, gradient_checkpointing)
 
 
