@@ -123,8 +123,7 @@ def radii(spacing: Triple, tolerance_mm: Tolerance) -> Shape:
 
 def _near_surface(image: Tensor, valid: Tensor, radii: Shape) -> Tensor:
     """The outermost voxels of an image (B, F, Z, Y, X), dilated."""
-    surface = (image - _eroded(image, valid, CUBE)) * valid
-    return _dilated(surface, radii) * valid
+    return _dilated(image - _eroded(image, valid, CUBE), radii) * valid
 
 
 def _skeleton(image: Tensor, valid: Tensor, iterations: int) -> Tensor:
