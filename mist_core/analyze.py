@@ -428,8 +428,11 @@ def _nearest_fit(patch: Shape, spacing: Triple, model: str) -> Shape:
     A model that halves every axis as often, whatever the patch, must not come down to one voxel.
     """
     multiples = divisor(patch, spacing, model)
-    pairs = zip(patch, multiples, strict=True)
+    pairs = list(zip(patch, multiples, strict=True))
     near = [max(-(-(2 * n - m) // (2 * m)), 1) * m for n, m in pairs]
+    needed = divisor((near[0], near[1], near[2]), spacing, model)
+    if any(n % m for n, m in zip(near, needed, strict=True)):
+        near = [-(-n // m) * m for n, m in pairs]  # for which the multiples hold, too
     if near == [architecture(model).levels] * 3:
         near[int(np.argmax(patch))] *= 2
     z, y, x = near

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,10 +44,15 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
             f"config: train.loss_params: expected parameters of {settings.loss}, found {params} "
             f"({error}). Mend them."
         ) from None
+    info = plan.dataset_info
+    ignored = None if info.ignore_label is None else len(info.labels)
     table = None
     if settings.regions:
-        of_labels = membership(plan.dataset_info.labels, plan.regions)
+        of_labels = membership(info.labels, plan.regions)
         table = torch.from_numpy(of_labels).to(device)
+
+    if not own.is_own(settings.loss):
+        _try(loss, dict(params), plan)
 
     def compute(outputs: Sequence[Tensor], batch: Batch, epoch: int) -> Tensor:
         weighting, pause = settings.composite_loss_weighting, settings.init_pause
@@ -55,21 +61,35 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
             "spacing": plan.target_spacing_mm,
             "alpha": composite_weight(epoch, settings.epochs, weighting, init_pause=pause),
         }
-        labels = target(batch.labels, len(plan.dataset_info.labels), table)
+        labels = target(batch.labels, ignored, table)
         chosen = {name: given[name] for name in needs}
         return deep_supervision(loss, outputs, labels, **chosen, **params)
 
     return compute
 
 
-def target(labels: Tensor, n_classes: int, regions: Tensor | None) -> Tensor:
-    """What the outputs are compared with: class indices (B, Z, Y, X), or 0 and 1 for each region
-    (B, R, Z, Y, X). Below zero where nothing is known, which has the class index after the last.
+def _try(loss: Callable[..., Tensor], params: dict[str, Any], plan: Plan) -> None:
+    """Raise DataError where the values of the parameters make no sense to the loss."""
+    nothing = torch.zeros(1, 2, 2, 2, 2)
+    given = {"distance_maps": nothing, "spacing": plan.target_spacing_mm}
+    params |= {name: given[name] for name in needs_of(loss) if name in given}
+    try:
+        loss(nothing, torch.zeros(1, 2, 2, 2, dtype=torch.uint8), **params)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"config: train.loss_params: {error}. Mend them.") from None
+
+
+def target(labels: Tensor, ignored: int | None, regions: Tensor | None) -> Tensor:
+    """What outputs are compared with: class indices (B, Z, Y, X), or 0 and 1 for each region
+    (B, R, Z, Y, X). Below zero where nothing is known, which has the class index ``ignored``.
 
     ``regions`` says which class (column) is in which region (row).
     """
-    if regions is None:
-        return torch.where(labels == n_classes, IGNORED, labels.to(torch.int32))
-    ignored = torch.full_like(regions[:, :1], IGNORED, dtype=torch.int8)
-    table = torch.cat([regions.to(torch.int8), ignored], dim=1)  # (R, K + 1)
-    return table[:, labels.long()].movedim(0, 1)
+    if regions is not None:
+        unknown = torch.full_like(regions[:, :1], IGNORED, dtype=torch.int8)
+        table = torch.cat([regions.to(torch.int8), unknown], dim=1)  # (R, K + 1)
+        return table[:, labels.long()].movedim(0, 1)
+    if labels.dtype == torch.uint8 and ignored is None:
+        return labels
+    labels = labels.to(torch.int32)
+    return labels if ignored is None else torch.where(labels == ignored, IGNORED, labels)

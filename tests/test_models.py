@@ -14,6 +14,8 @@ PATCH = (16, 16, 16)
 NARROW = (4, 8, 24)  # few voxels, yet halved twice
 shapes = st.tuples(*[st.integers(1, 200)] * 3)
 spacings = st.tuples(*[st.floats(0.3, 6)] * 3)
+# The larger ones of a kind are made of the same parts; SwinUNETR has tests of its own.
+SOME = [name for name in MODELS if not name.endswith(("medium", "large", "r-base", "r-small"))]
 BY_RULE = [name for name in MODELS if callable(ARCHITECTURES[name].levels)]
 
 
@@ -41,9 +43,11 @@ def small(
 
 
 def fitting(patch_size, spacing, name):
-    """The patch, rounded up to what the network can halve."""
+    """The patch, rounded up to what the network can halve, with more than one voxel at the end."""
     multiples = divisor(patch_size, spacing, name)
-    return tuple(-(-n // m) * m for n, m in zip(patch_size, multiples, strict=True))
+    z, y, x = (-(-n // m) * m for n, m in zip(patch_size, multiples, strict=True))
+    fixed = isinstance(ARCHITECTURES[name].levels, int)
+    return z, y, 2 * x if fixed and (z, y, x) == multiples else x
 
 
 def sizes_of_levels(patch_size, spacing, name):
@@ -180,7 +184,7 @@ def test_outputs_are_those_of_monai_with_the_same_weights():
         torch.testing.assert_close(here(x)[0], there(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME)
 def test_heads_are_finest_first_in_training_and_one_otherwise(name):
     patch_size = fitting((48, 8, 8), CUBE, name)
     model = awake(small(patch_size, name=name))
@@ -195,7 +199,7 @@ def test_heads_are_finest_first_in_training_and_one_otherwise(name):
     torch.testing.assert_close(single[0], heads[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize(
     ("patch_size", "spacing"),
     [
@@ -215,7 +219,7 @@ def test_any_patch_gives_logits_of_its_own_size(patch_size, spacing, name):
         assert head.shape == (1, 3, *size)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME)
 def test_every_parameter_learns(name):
     patch_size = fitting(NARROW, CUBE, name)
     model = awake(small(patch_size, name=name))
@@ -227,7 +231,7 @@ def test_every_parameter_learns(name):
         assert parameter.ndim == 1 or parameter.grad.any(), key
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME)
 def test_recomputed_features_are_the_same(name):
     patch_size = fitting(NARROW, CUBE, name)
     x = image(patch_size)
@@ -243,7 +247,7 @@ def test_recomputed_features_are_the_same(name):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME)
 def test_the_encoder_is_found_by_its_name(name):
     with torch.device("meta"):
         first = small((64, 64, 64), name=name)
@@ -268,7 +272,7 @@ def test_weights_are_kaiming_normal_and_biases_zero(name):
                 assert module.weight.std().item() == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME)
 def test_items_of_a_batch_do_not_meet(name):
     patch_size = fitting(NARROW, CUBE, name)
     model = awake(small(patch_size, name=name)).train()

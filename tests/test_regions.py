@@ -49,6 +49,9 @@ def test_targets_of_regions_by_hand():
 def test_targets_of_labels_by_hand():
     labels = torch.tensor([[[[0, 3, 4]]]], dtype=torch.uint8)
     assert target(labels, 4, None).flatten().tolist() == [0, 3, -1]
+    assert target(labels, None, None) is labels
+    many = torch.tensor([0, 300], dtype=torch.uint16)
+    assert target(many, None, None).tolist() == [0, 300]
 
 
 @given(st.integers(0, 10_000))

@@ -94,5 +94,5 @@ def test_networks_of_fixed_depth_have_a_fixed_multiple(name, multiple):
 
 def test_only_the_larger_residual_encoder_plans_a_larger_patch():
     budgets = {name: one.patch_budget for name, one in ARCHITECTURES.items()}
-    assert budgets.pop("resenc-l") == 3
+    assert budgets.pop("resenc-l") == 2
     assert set(budgets.values()) == {1}

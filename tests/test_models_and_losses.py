@@ -1,0 +1,93 @@
+"""Every network with every loss: five steps on a case of the demo make the loss smaller."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from mist_core.config import LOSS_NAMES, LOSSES_OF_DISTANCES, Train
+from mist_core.criterion import criterion
+from mist_core.demo import CHANNELS, CLASSES, LABELS
+from mist_core.distance import signed_distance_map
+from mist_core.intensity import z_score
+from mist_core.labels import sample_coordinates, to_indices
+from mist_core.losses import LOSSES
+from mist_core.models import MODELS, for_plan
+from mist_core.patches import TrainingCase
+from mist_core.phantom import make_case
+from mist_core.plan import parse_plan
+from mist_core.topology import ARCHITECTURES
+from mist_core.train import Paths, random_batch, train
+
+CPU = torch.device("cpu")
+PATCH = (32, 32, 64)
+PLAN = parse_plan(
+    {
+        "mist_version": "0",
+        "dataset_info": {"task": "t", "modality": "mr", "images": CHANNELS, "labels": LABELS},
+        "spatial_config": {
+            "patch_size": PATCH[::-1],
+            "target_spacing": (1, 1, 1),
+            "median_resampled_image_size": (64, 64, 64),
+        },
+        "preprocessing": {
+            "crop_to_foreground": False,
+            "normalize_with_nonzero_mask": [False] * 2,
+            "ct_normalization": [None] * 2,
+        },
+        "model": {"in_channels": 2, "out_channels": len(LABELS)},
+        "evaluation": {name: {"labels": members} for name, members in CLASSES.items()},
+    },
+    "test",
+)
+
+
+@cache
+def demo_case():
+    """The first case of the demo, preprocessed, with distance maps."""
+    images, mask = make_case("demo_01", 0)
+    labels = to_indices(mask.array, LABELS)
+    maps = [signed_distance_map(labels == k, normalize=True) for k in range(len(LABELS))]
+    return TrainingCase(
+        "demo",
+        np.stack([z_score(images[name].array) for name in CHANNELS]),
+        labels,
+        sample_coordinates(labels, len(LABELS), 1000, 0),
+        np.stack(maps),
+    )
+
+
+def losses(folder, **settings):
+    """The loss of one batch, before and after five steps."""
+    chosen = Train(epochs=1, steps_per_epoch=5, warmup_epochs=0, augment={"affine": 0}, **settings)
+    case = demo_case()
+    batch = random_batch([case], PLAN, chosen, 0, 0, range(2), CPU)
+    torch.manual_seed(chosen.seed)
+    fresh = for_plan(PLAN, chosen)
+    trained = train([case], PLAN, chosen, 0, Paths(folder / "c.pt", folder / "logs"), "mine")
+    measure = criterion(PLAN, chosen, CPU)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        return [measure(model.train()(batch.images), batch, 0).item() for model in (fresh, trained)]
+
+
+def test_names_in_the_config_are_those_of_the_library():
+    assert list(MODELS) == list(ARCHITECTURES)
+    assert list(LOSSES) == list(LOSS_NAMES)
+    needing = {name for name, loss in LOSSES.items() if "distance_maps" in loss.needs}
+    assert needing == set(LOSSES_OF_DISTANCES)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_network_learns_labels_and_regions(tmp_path, regions):
+    before, after = losses(tmp_path, model="nnunet-pocket", regions=regions)
+    assert after < before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_every_network_learns_by_every_loss(tmp_path, model, loss):
+    before, after = losses(tmp_path, model=model, loss=loss)
+    assert np.isfinite(after)
+    assert after < before
