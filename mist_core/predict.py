@@ -108,8 +108,9 @@ def of_labels(logits: Tensor, plan: Plan) -> Tensor:
     those of its regions and of the complements of the others. Its logarithm is the sum of the
     logits of its regions, but for what all labels have in common.
     """
-    table = torch.from_numpy(membership(plan.dataset_info.labels, plan.regions)).to(logits)
-    return torch.einsum("rk,rzyx->kzyx", table, logits)
+    table = membership(plan.dataset_info.labels, plan.regions)
+    # Sums and no matrix product, which autocast would compute in half precision.
+    return torch.stack([logits[torch.from_numpy(of_label)].sum(0) for of_label in table.T])
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from mist_core.geometry import Shape, Triple
-from mist_core.own import is_own, load
+from mist_core.own import is_own, load, source_of
 
 MAX_LEVELS = 5
 MIN_EDGE = 4  # voxels: what halving must leave of an axis
@@ -119,9 +119,12 @@ def architecture(model: str) -> Architecture:
 
 
 def planned_as(model: str) -> str:
-    """The first architecture that a plan treats as it does this one: their plans are the same."""
+    """The first architecture that a plan treats as it does this one: their plans are the same.
+
+    For one of the user's own this is seen from its source: loading it would load torch.
+    """
     if is_own(model):
-        return model
+        return model if "divisor" in source_of(model) else "nnunet"
     return next(n for n, each in ARCHITECTURES.items() if each == ARCHITECTURES[model])
 
 

@@ -1,6 +1,7 @@
 """What the training cases imply: numbers computed by hand, and every bad case said at once."""
 
 import json
+import re
 from dataclasses import replace
 from math import prod
 
@@ -27,10 +28,11 @@ from mist_core.analyze import (
 )
 from mist_core.config import Analyze
 from mist_core.dataset import Case, Dataset, Found
+from mist_core.errors import DataError
 from mist_core.geometry import Geometry
 from mist_core.io import Volume
 from mist_core.plan import Plan, parse_plan
-from mist_core.topology import topology
+from mist_core.topology import ARCHITECTURES
 
 BUDGET = 128**3
 MOVES = [
@@ -245,11 +247,41 @@ def test_more_patches_by_hand(size, spacing, patch):
 
 
 @settings(max_examples=300)
-@given(SIZES, EDGES, BUDGETS)
-def test_the_network_can_halve_every_patch(size, spacing, budget):
-    patch = choose_patch(size, spacing, budget)
-    strides = np.prod([level.stride for level in topology(patch, spacing)], axis=0)
+@given(SIZES, EDGES, BUDGETS, st.sampled_from(list(ARCHITECTURES)))
+def test_every_network_can_halve_the_patch_that_is_planned_for_it(size, spacing, budget, model):
+    patch = choose_patch(size, spacing, budget, model)
+    levels = ARCHITECTURES[model].levels
+    strides = [levels] * 3
+    if callable(levels):
+        strides = np.prod([level.stride for level in levels(patch, spacing)], axis=0)
+    else:
+        assert max(patch) > levels  # one voxel has no spread to normalise by
     assert not np.mod(patch, strides).any(), f"{patch} cannot be halved to 1/{strides}"
+
+
+@pytest.mark.parametrize(
+    ("model", "patch"),
+    [
+        ("nnunet", (12, 224, 224)),
+        ("mednext-base", (16, 224, 224)),
+        ("swinunetr-small", (32, 224, 224)),
+        ("nnunet-plain", (12, 224, 224)),
+    ],
+)
+def test_thick_slices_are_planned_as_the_network_halves_them(model, patch):
+    assert choose_patch((12, 232, 256), (10, 1.5, 1.5), BUDGET, model) == patch
+
+
+def test_a_patch_that_the_network_cannot_halve_is_refused_with_one_that_it_can(tmp_path):
+    for model, patch, take in (
+        ("mednext-base", (20, 40, 16), "[16, 32, 16]"),
+        ("mednext-base", (16, 16, 16), "and more on one axis, as mednext-base halves the axes"),
+        ("swinunetr-base", (32, 32, 32), "[32, 32, 64]"),
+        ("resenc-m", (36, 40, 38), "[32, 40, 40]"),
+    ):
+        chosen = Analyze(patch_size=patch)
+        with pytest.raises(DataError, match=re.escape(take)):
+            make_plan([print_of()], dataset(tmp_path), chosen, model=model)
 
 
 @given(st.tuples(*[st.integers(32, 600)] * 3), EDGES, BUDGETS)

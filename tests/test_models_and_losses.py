@@ -21,13 +21,12 @@ from mist_core.topology import ARCHITECTURES
 from mist_core.train import Paths, random_batch, train
 
 CPU = torch.device("cpu")
-PATCH = (32, 32, 64)
 PLAN = parse_plan(
     {
         "mist_version": "0",
         "dataset_info": {"task": "t", "modality": "mr", "images": CHANNELS, "labels": LABELS},
         "spatial_config": {
-            "patch_size": PATCH[::-1],
+            "patch_size": (32, 32, 32),
             "target_spacing": (1, 1, 1),
             "median_resampled_image_size": (64, 64, 64),
         },
@@ -58,17 +57,28 @@ def demo_case():
     )
 
 
-def losses(folder, **settings):
+def plan_for(model):
+    """The plan; one network cannot do with the smallest patch."""
+    fields = PLAN.model_dump()
+    if model.startswith("swinunetr"):
+        fields["spatial_config"]["patch_size"] = (64, 32, 32)
+    return PLAN.model_validate(fields)
+
+
+def losses(folder, model, **settings):
     """The loss of one batch, before and after five steps."""
-    chosen = Train(epochs=1, steps_per_epoch=5, warmup_epochs=0, augment={"affine": 0}, **settings)
+    still = {"warmup_epochs": 0, "augment": {"affine": 0}}
+    length = {"epochs": 1, "steps_per_epoch": 5, "batch_size": 1}
+    chosen = Train(model=model, **length, **still, **settings)
+    plan = plan_for(model)
     case = demo_case()
-    batch = random_batch([case], PLAN, chosen, 0, 0, range(2), CPU)
+    batch = random_batch([case], plan, chosen, 0, 0, range(2), CPU)
     torch.manual_seed(chosen.seed)
-    fresh = for_plan(PLAN, chosen)
-    trained = train([case], PLAN, chosen, 0, Paths(folder / "c.pt", folder / "logs"), "mine")
-    measure = criterion(PLAN, chosen, CPU)
+    fresh = for_plan(plan, chosen)
+    trained = train([case], plan, chosen, 0, Paths(folder / "c.pt", folder / "logs"), "mine")
+    measure = criterion(plan, chosen, CPU)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        return [measure(model.train()(batch.images), batch, 0).item() for model in (fresh, trained)]
+        return [measure(each.train()(batch.images), batch, 0).item() for each in (fresh, trained)]
 
 
 def test_names_in_the_config_are_those_of_the_library():

@@ -72,3 +72,5 @@ def test_probabilities_of_labels_are_products_of_those_of_regions():
         [q[0] * q[1] * q[2], p[0] * p[1] * q[2], p[0] * q[1] * q[2], p[0] * p[1] * p[2]]
     )
     torch.testing.assert_close(found, products / products.sum())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert of_labels(logits.float(), plan()).dtype == torch.float32

@@ -1,6 +1,7 @@
 """Training: its schedule, its files, and that a stopped run goes on as if it had not been."""
 
 import csv
+import dataclasses
 import json
 import logging
 import subprocess
@@ -231,6 +232,76 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
     with pytest.raises(DataError, match=r"fold 2: .*finite loss, found nan in epoch 1"):
         run(tmp_path, settings, fold=2, cases=[broken])
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_averaged_weights_are_the_model_and_go_on_where_they_were(tmp_path, monkeypatch):
+    settings = SHORT.model_copy(update={"ema": 0.9})
+    whole = run(tmp_path / "whole", settings)
+    plain = run(tmp_path / "plain", SHORT)
+    assert not same(whole, plain)
+    stop_in_epoch(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "again", settings)
+    monkeypatch.undo()
+    assert same(run(tmp_path / "again", settings), whole)
+
+
+def test_a_label_to_be_ignored_is_no_class(tmp_path):
+    """It has an index that no output has."""
+    fields = PLAN.model_dump()
+    fields["dataset_info"]["ignore_label"] = 9
+    plan = PLAN.model_validate(fields)
+
+    def weights(name, under):
+        labels = case().labels
+        known = labels.copy()
+        known[:, :, 6:] = 3  # the index after the last class
+        image = case().image.copy()
+        rows = case().coordinates
+        one = TrainingCase("one", image, known, rows[rows[:, 3] < 6])
+        settings = SHORT.model_copy(update={"loss": under})
+        paths = Paths(tmp_path / f"{name}.pt", tmp_path / name)
+        return train([one], plan, settings, 0, paths, name).state_dict()
+
+    for loss in ("dice_ce", "cldice"):
+        assert all(value.isfinite().all() for value in weights(loss, loss).values())
+
+
+@pytest.mark.parametrize("name", ["bl", "volumetric_sddl"])
+def test_losses_get_what_they_need(tmp_path, name):
+    one = case()
+    maps = np.stack([np.where(one.labels == k, -1.0, 1.0) for k in range(3)])
+    known = dataclasses.replace(one, distance_maps=maps.astype(np.float32))
+    run(tmp_path, SHORT.model_copy(update={"loss": name}), cases=[known])
+    assert all(np.isfinite(float(row["loss"])) for row in history(tmp_path))
+
+
+def test_parameters_that_make_no_sense_to_a_loss_are_refused_before_training(tmp_path):
+    for name, params, words in (
+        ("dice_ce", {"gamma": 1}, "expected parameters of dice_ce, found"),
+        ("dice_topk", {"share": 2}, "expected a share above 0 and up to 1, found 2"),
+        ("volumetric_sddl", {"tolerance_mm": 0.5}, "expected a tolerance_mm of at least"),
+    ):
+        settings = SHORT.model_copy(update={"loss": name, "loss_params": params})
+        with pytest.raises(DataError, match=rf"train\.loss_params: {words}"):
+            run(tmp_path, settings)
+        assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_regions_that_do_not_tell_labels_apart_are_refused(tmp_path):
+    with pytest.raises(DataError, match="tell labels 1 and 4 apart"):
+        run(tmp_path, SHORT.model_copy(update={"regions": True}))
+
+
+def test_weights_to_begin_with_are_those_of_the_first_step_only(tmp_path, caplog):
+    save_model(tmp_path / "w.pt", for_plan(PLAN, Train()), PLAN, SHORT, 0)
+    settings = SHORT.model_copy(update={"pretrained_weights": str(tmp_path / "w.pt")})
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, settings)
+        assert "tensors loaded" in caplog.text
+        caplog.clear()
+        run(tmp_path, settings)  # done already: it goes on from its checkpoint
+        assert "tensors loaded" not in caplog.text
 
 
 def test_bfloat16_trains(tmp_path):

@@ -2,15 +2,17 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
-from test_train import PLAN, SHORT
+from test_train import PLAN, SHORT, case
 
 from mist_core.config import Train
 from mist_core.errors import DataError
-from mist_core.files import write_json
+from mist_core.files import read_rows, write_json
 from mist_core.models import for_plan
-from mist_core.train import save_model
+from mist_core.patches import TrainingCase
+from mist_core.train import Paths, save_model, train
 from mist_core.transfer import begin_with, is_larger_kernel, transfer
 
 FIRST = "encoder.0.first.0.weight"  # of nnunet: 32 features from the image's channels
@@ -77,6 +79,26 @@ def test_other_channels_and_classes_are_adapted_and_left(weights, caplog):
     assert set(done.left) == {"heads.0.weight", "heads.0.bias"}
     assert "2 adapted: encoder.0.first.0.weight (32 x 1 x 3 x 3 x 3 to" in caplog.text
     assert "2 left as they were: heads.0.weight (3 x 32 x 1 x 1 x 1 to 5 x 32" in caplog.text
+
+
+def test_a_network_is_tuned_to_more_channels_and_classes(weights, tmp_path):
+    """From one channel and three classes to two and five: it learns, from what it began with."""
+    plan = plan_of(2, 5)
+    one = case()
+    labels = np.where(one.image[0] > 1.8, 4, one.labels).astype(np.uint8)
+    labels[9:, 9:, 9:] = 3
+    rows = np.array(sorted([labels[tuple(v)], *v] for v in np.argwhere(labels)), np.int32)
+    two = TrainingCase("two", np.concatenate([one.image, -one.image]), labels, rows)
+    chosen = {"pretrained_weights": str(weights), "pretrained_part": "all", "steps_per_epoch": 10}
+    settings = SHORT.model_copy(update=chosen | {"learning_rate": 1e-4})
+    network = train([two], plan, settings, 0, Paths(tmp_path / "c.pt", tmp_path / "logs"), "mine")
+    assert network(torch.zeros(1, 2, 8, 8, 8))[0].shape == (1, 5, 8, 8, 8)
+    losses = [float(row["loss"]) for row in read_rows(tmp_path / "logs/history.csv")]
+    assert losses[-1] < losses[0]
+    tuned = network.state_dict()["encoder.1.first.0.weight"]
+    source = tensors(weights)["encoder.1.first.0.weight"]
+    fresh_one = fresh(plan).state_dict()["encoder.1.first.0.weight"]
+    assert 0 < (tuned - source).norm() < 0.1 * (tuned - fresh_one).norm()
 
 
 @pytest.mark.parametrize(

@@ -685,6 +685,90 @@ def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_datas
         assert set(np.unique(sitk.GetArrayFromImage(prediction))) <= {0, 1, 2, 4}
 
 
+OWN_NETWORK = """
+from torch import nn
+
+
+class Tiny(nn.Conv3d):
+    def forward(self, x):
+        return (super().forward(x),)
+
+
+def tiny(in_channels, out_channels, patch_size, spacing):
+    return Tiny(in_channels, out_channels, 1)
+"""
+
+
+@pytest.mark.slow
+def test_networks_and_losses_of_all_kinds_share_a_run(project):
+    """Each with the patch, the targets and the arrays that it needs; some voxels are ignored."""
+    path = project.folder / "data/dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ignore_label": 255}))
+    mask = project.folder / "data/train/demo_01/mask.nii.gz"
+    image = sitk.ReadImage(str(mask))
+    image[:, :, :5] = 255
+    sitk.WriteImage(image, str(mask))
+    (project.folder / "my_nets.py").write_text(OWN_NETWORK)
+    project.config["preprocess"] = {"compute_dtms": True}
+    own = {"train": {"model": "my_nets:tiny", "optimizer": "sgd"}}
+    project.config["experiments"] = {
+        "own": own,
+        "regions": {"train": {"regions": True, "ema": 0.9}},
+        "mednext": {
+            "analyze": {"patch_size": [32, 16, 16]},
+            "train": {"model": "mednext-small", "loss": "hdos"},
+        },
+    }
+    jobs = project.jobs()
+    assert (jobs["train"], jobs["analyze"]) == (6, 2)  # own: the plan of the others
+    results = project.folder / "results"
+    for name in project.config["experiments"]:
+        predicted = results / name / "predictions/train/raw/demo_01.nii.gz"
+        assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(predicted))))) <= {
+            0,
+            1,
+            2,
+            4,
+        }
+        rows = read_rows(results / name / "results.csv")
+        assert len([row for row in rows if row["id"].startswith("demo")]) == 4
+
+    # An experiment begins with the weights of another; code of one's own is tracked.
+    weights = "results/regions/models/fold_0.pt"
+    project.config["experiments"] = {"tuned": {"train": {"pretrained_weights": weights}}}
+    assert project.jobs()["train"] == 2
+    assert "tensors loaded" in (results / "logs/train/tuned_fold_0.log").read_text()
+    project.config["experiments"] = {
+        "own": {"train": {"model": "my_nets:tiny", "optimizer": "sgd"}}
+    }
+    assert "train" not in project.jobs()
+    wider = OWN_NETWORK.replace("channels, 1)", "channels, 3, padding=1)")
+    (project.folder / "my_nets.py").write_text(wider)
+    code, output, jobs = project.run("--", "results/own/models/fold_0.pt")
+    assert code == 0, output
+    assert jobs["train"] == 1
+
+
+def test_what_a_training_lacks_is_said_before_any_job(project):
+    project.config["train"] |= {"loss": "bl", "pretrained_weights": "none.pt"}
+    project.config["experiments"] = {
+        "a": {"train": {"model": "my_nets:tiny"}},
+        "b": {"train": {"model": "unet"}},
+    }
+    code, output, jobs = project.run()
+    assert (code, jobs) == (1, Counter())
+    assert "experiments.b.train.model: expected one of nnunet, nnunet-pocket, " in output
+    del project.config["experiments"]["b"]
+    code, output, _ = project.run()
+    assert code == 1
+    assert "experiments.a.train.loss: expected preprocess.compute_dtms to be true for bl" in output
+    project.config["preprocess"] = {"compute_dtms": True}
+    code, output, _ = project.run()
+    assert code == 1
+    assert "train.pretrained_weights: expected a model file, found none at none.pt" in output
+    assert "my_nets:tiny: expected a file" in output
+
+
 def gpus_taken(project, rule="train"):
     """The GPU that each job says it took, with when it did so and when it ended."""
     logs = sorted((project.folder / f"results/logs/{rule}").glob("*.log"))

@@ -17,12 +17,9 @@ def main() -> None:
     import torch
 
     from mist_core import train
+    from mist_core.modelfile import read_state
 
-    states = []
-    for path in args.weights:
-        if not path.exists():
-            raise DataError(f"{path}: expected a model file, found none. Mend the path.")
-        states.append(torch.load(path, map_location="cpu", weights_only=True))
+    states = [read_state(path) for path in args.weights]
     first = states[0]["weights"]
     for path, state in zip(args.weights, states, strict=True):
         shapes = {name: value.shape for name, value in state["weights"].items()}
