@@ -416,7 +416,7 @@ def choose_patch(size: Shape, spacing: Triple, budget: int, model: str = "nnunet
     such that the model can halve it.
     """
     if max(spacing) / min(spacing) > ANISOTROPY:
-        patch = _thick_slice_patch(size, spacing, budget)
+        patch = _thick_slice_patch(size, spacing, budget, model)
     else:
         patch = _even_patch(size, spacing, budget)
     return _nearest_fit(patch, spacing, model)
@@ -452,7 +452,7 @@ def _fitting(patch: Shape, spacing: Triple, model: str) -> Shape:
     return patch
 
 
-def _thick_slice_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
+def _thick_slice_patch(size: Shape, spacing: Triple, budget: int, model: str) -> Shape:
     """As many slices as the budget allows at full width, then the width that is left."""
     axis = int(np.argmax(spacing))
     depth = size[axis]
@@ -460,8 +460,10 @@ def _thick_slice_patch(size: Shape, spacing: Triple, budget: int) -> Shape:
     fewest = min(5, depth)
     slices = int(np.clip(budget / width**2, fewest, depth))
     z, y, x = (slices if a == axis else max(width, MIN_PATCH) for a in range(3))
-    multiple = divisor((z, y, x), spacing)[axis]
-    if multiple > 1:
+    multiple = divisor((z, y, x), spacing, model)[axis]
+    if multiple == architecture(model).levels:  # whatever the patch
+        slices = max(slices // multiple, 1) * multiple
+    elif multiple > 1:
         up = -(-slices // multiple) * multiple
         slices = up if up <= depth else max(slices // multiple * multiple, fewest)
     edge = _multiple_of_32(min(round((budget / slices) ** 0.5), width))

@@ -85,7 +85,9 @@ def affine(
     moved = F.grid_sample(labels[chosen, None].float(), grid, "nearest", align_corners=False)
     labels[chosen] = moved[:, 0].to(labels.dtype)
     if maps is not None:
-        maps[chosen] = F.grid_sample(maps[chosen], grid, "bilinear", "border", align_corners=False)
+        moved = F.grid_sample(maps[chosen], grid, "bilinear", "border", align_corners=False)
+        scales = theta[:, :, :3].det().abs() ** (-1 / 3)  # distances grow as shapes do
+        maps[chosen] = moved * scales[:, None, None, None, None]
     return batch
 
 

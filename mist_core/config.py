@@ -32,10 +32,19 @@ Stage = Literal[
 Voxels = Annotated[int, Field(gt=0)]
 Label = Annotated[int, Field(gt=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
-LOSS_NAMES = (
-    *("dice", "dice_ce", "bl", "hdos", "gsl", "cldice", "volumetric_sddl", "vessel_sddl"),
-    *("dice_topk", "tversky", "focal_dice"),
-)
+LOSSES: Mapping[str, tuple[str, ...]] = {  # names, and parameters that the user may set
+    "dice": (),
+    "dice_ce": (),
+    "bl": (),
+    "hdos": (),
+    "gsl": (),
+    "cldice": ("iterations", "smoothing"),
+    "volumetric_sddl": ("tolerance_mm",),
+    "vessel_sddl": ("tolerance_mm", "iterations", "smoothing"),
+    "dice_topk": ("share",),
+    "tversky": ("false_positives", "false_negatives"),
+    "focal_dice": ("gamma",),
+}
 LOSSES_OF_DISTANCES = ("bl", "hdos", "gsl")  # they need preprocess.compute_dtms
 # Folders that the run itself makes under results/, where experiments live.
 RESERVED_EXPERIMENTS = (
@@ -150,7 +159,7 @@ class Train(Section):
     gradient_checkpointing: bool = Field(
         False, description="compute the network's inside again instead of keeping it: less memory"
     )
-    loss: Annotated[str, AfterValidator(_known(LOSS_NAMES))] = Field(
+    loss: Annotated[str, AfterValidator(_known(LOSSES))] = Field(
         "dice_ce", description="name of a loss, or module:function of one's own"
     )
     loss_params: dict[str, Any] = Field(
@@ -276,6 +285,7 @@ SECTIONS: dict[str, type[Section]] = {
     "train": Train,
     "predict": Predict,
 }
+WITH_PARAMETERS = ("model", "loss")
 # The same for all experiments: they are compared.
 OF_THE_DATASET = ("folds", "case_table", "stratify", "verify", "empty_masks", "data_dump")
 BESIDE_THE_PLAN = ("data_dump",)  # the plan does not depend on it
@@ -317,10 +327,13 @@ class Config(Section):
     def for_experiment(self, name: str) -> "Config":
         """The config with the overrides of one experiment in place."""
         overrides = self.experiments.get(name, Overrides())
-        sections = {
-            key: kind(**merged(getattr(self, key).model_dump(), getattr(overrides, key)))
-            for key, kind in SECTIONS.items()
-        }
+        sections = {}
+        for key, kind in SECTIONS.items():
+            values, changes = getattr(self, key).model_dump(), getattr(overrides, key)
+            for part in WITH_PARAMETERS if key == "train" else ():
+                if {part, f"{part}_params"} & changes.keys():
+                    values[f"{part}_params"] = {}  # those of the other are not of this one
+            sections[key] = kind(**merged(values, changes))
         return self.model_copy(update=sections)
 
     def has_own_plan(self, name: str) -> bool:
@@ -340,12 +353,25 @@ def _asked_of_the_plan(config: Config) -> tuple[Any, ...]:
     return config.analyze, config.preprocess.skip, planned_as(config.train.model)
 
 
-def problems_of_losses(config: Config) -> list[str]:
-    """Losses that need what preprocessing is not told to make, or what regions do not have."""
+def problems_of_networks_and_losses(config: Config) -> list[str]:
+    """Parameters that they do not have; losses that need what preprocessing is not told to make, or
+    what regions do not have.
+    """
     problems = []
     for name in config.experiment_names():
         own = config.for_experiment(name)
         place = f"experiments.{name}." if name in config.experiments else ""
+        model, loss = own.train.model, own.train.loss
+        of_model = ARCHITECTURES[model].parameters if model in ARCHITECTURES else None
+        for part, chosen, given, known in (
+            ("model", model, own.train.model_params, of_model),
+            ("loss", loss, own.train.loss_params, LOSSES.get(loss)),
+        ):
+            if known is not None and (odd := sorted(given.keys() - set(known))):
+                problems.append(
+                    f"{place}train.{part}_params: expected {' or '.join(known) or 'nothing'} for "
+                    f"{chosen}, found {', '.join(odd)}. Mend it."
+                )
         if own.train.loss not in LOSSES_OF_DISTANCES:
             continue
         if not own.preprocess.compute_dtms:
@@ -415,7 +441,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
         own = [line for line in _lines(error, "") if line.split(":")[0] not in named]
         problems = own + problems
     else:
-        problems += problems_of_losses(config) if not problems else []
+        problems += problems_of_networks_and_losses(config) if not problems else []
     raise_all(problems, "config")
     return config
 

@@ -16,6 +16,7 @@ from mist_core.plan import Plan
 from mist_core.regions import membership
 
 Criterion = Callable[[Sequence[Tensor], Batch, int], Tensor]
+GIVEN = ("distance_maps", "spacing", "alpha")  # to losses that need them
 IGNORED = -1  # in place of a class index; any label below zero is left out of every loss
 
 
@@ -37,6 +38,11 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
     """
     loss, params = loss_of(settings), settings.loss_params
     needs = needs_of(loss)
+    if not isinstance(needs, tuple) or not set(needs) <= set(GIVEN):
+        raise DataError(
+            f"{settings.loss}: expected needs to be a tuple of {', '.join(GIVEN)}, found "
+            f"{needs!r}. Mend the function."
+        )
     try:
         inspect.signature(loss).bind(None, None, **dict.fromkeys(needs), **params)
     except TypeError as error:
@@ -51,7 +57,9 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
         of_labels = membership(info.labels, plan.regions)
         table = torch.from_numpy(of_labels).to(device)
 
-    if not own.is_own(settings.loss):
+    if own.is_own(settings.loss):
+        loss = _checked(loss, settings.loss)
+    else:
         _try(loss, dict(params), plan)
 
     def compute(outputs: Sequence[Tensor], batch: Batch, epoch: int) -> Tensor:
@@ -75,8 +83,25 @@ def _try(loss: Callable[..., Tensor], params: dict[str, Any], plan: Plan) -> Non
     params |= {name: given[name] for name in needs_of(loss) if name in given}
     try:
         loss(nothing, torch.zeros(1, 2, 2, 2, dtype=torch.uint8), **params)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise DataError(f"config: train.loss_params: {error}. Mend them.") from None
+
+
+def _checked(loss: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The user's loss, which raises DataError where it gives no number to learn from."""
+
+    def checked(*args: Any, **keywords: Any) -> Tensor:
+        value = loss(*args, **keywords)
+        learns = isinstance(value, Tensor) and value.requires_grad == args[0].requires_grad
+        if not learns or value.ndim:
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise DataError(
+                f"{name}: expected one number that follows from the logits, as a tensor, found "
+                f"{found}. Mend the function."
+            )
+        return value
+
+    return checked
 
 
 def target(labels: Tensor, ignored: int | None, regions: Tensor | None) -> Tensor:

@@ -29,7 +29,7 @@ def read_model_file(path: Path) -> ModelFile:
     state = read_state(path)
     try:
         plan, train = parse_plan(state["plan"], str(path)), Train(**state["train"])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise unreadable(path, error) from error
     return ModelFile(state["weights"], plan, train)
 
@@ -44,7 +44,8 @@ def read_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
         raise unreadable(path, error) from error
-    if not isinstance(state, dict) or not {"weights", "plan", "train"} <= state.keys():
+    parts = ("weights", "plan", "train")
+    if not isinstance(state, dict) or not all(isinstance(state.get(k), dict) for k in parts):
         raise DataError(
             f"{path}: expected a model file (models/fold_<k>.pt), found another, such as a "
             "checkpoint. Mend the path."

@@ -64,7 +64,8 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def follow(average: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        own = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        n = int(steps)
+        own = min(decay, (1 + n) / (10 + n))
         torch._foreach_lerp_(average, current, 1 - own)
 
     return AveragedModel(network, multi_avg_fn=follow)

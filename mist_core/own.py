@@ -3,11 +3,12 @@
 The module is a file of the folder in which the run was started, or a package that is installed.
 """
 
+import ast
 import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,8 +27,7 @@ def load(name: str) -> Callable[..., Any]:
     """The function. Raises DataError where there is no such module or no such function in it."""
     module, function = name.split(":")
     path = file_of(name)
-    loaded = _from_file(module, path) if path == _here(module) else importlib.import_module(module)
-    found = getattr(loaded, function, None)
+    found = getattr(_module(module, path), function, None)
     if not callable(found):
         raise DataError(
             f"{path}: expected a function {function}, found none. Write it, or mend "
@@ -37,40 +37,78 @@ def load(name: str) -> Callable[..., Any]:
 
 
 def source_of(name: str) -> str:
-    """The text of the module, which results depend on; "" for the names of this library."""
-    return file_of(name).read_text(encoding="utf-8") if is_own(name) else ""
+    """The text of the module and of what it imports beside it, which results depend on; "" for the
+    names of this library.
+    """
+    if not is_own(name):
+        return ""
+    found: dict[Path, str] = {}
+    ahead = [file_of(name)]
+    while ahead:
+        path = ahead.pop()
+        if path not in found:
+            found[path] = path.read_text(encoding="utf-8")
+            ahead += _beside(path, found[path])
+    return "\n".join(found[path] for path in sorted(found))
 
 
 def file_of(name: str) -> Path:
     """Where the module of a function lies. Raises DataError where there is none."""
     module = name.split(":", maxsplit=1)[0]
-    path = _here(module)
-    if path.is_file():
-        return path
+    for path in _places(Path.cwd(), module):
+        if path.is_file():
+            return path
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # of the package that it should be in
         spec = None
-    if spec is None or not spec.origin or not Path(spec.origin).is_file():
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise DataError(
-            f"config: {name}: expected a file {path} or an installed module {module}, found "
-            "neither. Start the run in the folder of the file, or mend the name."
+            f"config: {name}: expected a file {next(_places(Path.cwd(), module))} or an installed "
+            f"module {module}, found neither. Start the run in the folder of the file, or mend the "
+            "name."
         )
     return Path(spec.origin)
 
 
-def _here(module: str) -> Path:
-    return Path(*module.split(".")).absolute().with_suffix(".py")
+def _places(folder: Path, module: str) -> Iterator[Path]:
+    place = folder.joinpath(*module.split("."))
+    yield place.with_suffix(".py")
+    yield place / "__init__.py"
 
 
-def _from_file(module: str, path: Path) -> ModuleType:
-    """Import a file without putting its folder before all others: ``train.py`` may be there too."""
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    spec = importlib.util.spec_from_file_location(module.replace(".", "_"), path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+def _beside(path: Path, source: str) -> Iterator[Path]:
+    """The files that a source imports from its own folder or from that of the run."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = f"{node.module}." if node.module else ""
+            names = [base.rstrip("."), *(f"{base}{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for folder in (path.parent, Path.cwd()):
+            for name in filter(None, names):
+                yield from (place for place in _places(folder, name) if place.is_file())
+
+
+def _module(module: str, path: Path) -> ModuleType:
+    """Import a module once, from a file of the run's folder or from where it is installed.
+
+    The folder comes after all others: a file may have the name of a module that is there already.
+    """
+    if path not in _places(Path.cwd(), module):
+        return importlib.import_module(module)
+    for folder in (str(path.parent), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    if "." in module:  # in a package, whose modules may import each other as such
+        return importlib.import_module(module)
+    name = f"_own_{module}"
+    if name not in sys.modules or sys.modules[name].__file__ != str(path):
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]

@@ -1,8 +1,9 @@
 """Several processes that train one network together, each on a GPU and on its part of the batch.
 
 torchrun starts them; one process alone is the usual case and needs none of it. Gradients are
-averaged, and losses are means over the items of a batch, so the result is that of one process with
-the whole batch.
+averaged, and most losses are means over the items of a batch: the result is then that of one
+process with the whole batch. Not quite where items differ in how many voxels are to be ignored, and
+where the worst voxels of a batch are taken (``dice_topk``): each process looks at its own part.
 """
 
 import os

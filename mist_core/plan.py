@@ -156,10 +156,10 @@ def left_out_of(plan: dict[str, Any], cases: Sequence[str]) -> dict[str, str]:
 def part_read_by(stage: str, plan: dict[str, Any], regions: bool = False) -> str:
     """The part of a plan that one stage obeys, as JSON text to compare.
 
-    Training for ``regions`` obeys the final classes too.
+    Training for ``regions`` obeys the final classes too, and their order.
     """
-    part = {}
-    for path in (*READ_BY[stage], *(["evaluation"] if regions else [])):
+    part: dict[str, Any] = {"regions": list(plan["evaluation"].items())} if regions else {}
+    for path in READ_BY[stage]:
         value: Any = plan
         for key in path.split("."):
             value = value.get(key)  # of an older version it may lack one

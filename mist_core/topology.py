@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from mist_core.errors import DataError
 from mist_core.geometry import Shape, Triple
-from mist_core.own import is_own, load, source_of
+from mist_core.own import file_of, is_own, load, source_of
 
 MAX_LEVELS = 5
 MIN_EDGE = 4  # voxels: what halving must leave of an axis
@@ -85,9 +86,11 @@ class Architecture:
     """What a plan must know of a network."""
 
     levels: Rule | int  # the rule of its levels, or what every axis must be a multiple of
+    parameters: tuple[str, ...] = ()  # that the user may set
     patch_budget: float = 1.0  # voxels of a patch, relative to what is usual for a GPU's memory
 
 
+MEDNEXT = ("kernel_size",)
 ARCHITECTURES: Mapping[str, Architecture] = {
     "nnunet": Architecture(topology),
     "nnunet-pocket": Architecture(topology),
@@ -97,10 +100,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "resenc-l": Architecture(nnunet_v2_topology, patch_budget=2.0),
     "fmgnet": Architecture(topology),
     "wnet": Architecture(topology),
-    "mednext-small": Architecture(16),
-    "mednext-base": Architecture(16),
-    "mednext-medium": Architecture(16),
-    "mednext-large": Architecture(16),
+    "mednext-small": Architecture(16, MEDNEXT),
+    "mednext-base": Architecture(16, MEDNEXT),
+    "mednext-medium": Architecture(16, MEDNEXT),
+    "mednext-large": Architecture(16, MEDNEXT),
     "swinunetr-small": Architecture(32),
     "swinunetr-base": Architecture(32),
     "swinunetr-large": Architecture(32),
@@ -114,7 +117,13 @@ def architecture(model: str) -> Architecture:
     patches must be multiples of; without, they are as for ``nnunet``.
     """
     if is_own(model):
-        return Architecture(getattr(load(model), "divisor", topology))
+        levels = getattr(load(model), "divisor", topology)
+        if not callable(levels) and not (isinstance(levels, int) and levels > 0):
+            raise DataError(
+                f"{file_of(model)}: expected divisor to be a whole number above 0, found "
+                f"{levels!r}. Mend it."
+            )
+        return Architecture(levels)
     return ARCHITECTURES[model]
 
 

@@ -25,8 +25,9 @@ from mist_core.criterion import criterion
 from mist_core.device import MEMORY_FORMAT, enough_memory, has_bfloat16
 from mist_core.errors import DataError
 from mist_core.files import replacing
-from mist_core.models import for_plan
+from mist_core.models import check_outputs, for_plan, outputs_for
 from mist_core.optimizers import averaged, learning_rate, new_optimizer, set_learning_rate
+from mist_core.own import is_own
 from mist_core.parallel import join, leave
 from mist_core.patches import Batch, TrainingCase, draw_batch
 from mist_core.plan import Plan
@@ -77,7 +78,7 @@ def train(
     )
     first_epoch, history = resume(paths.checkpoint, identity, parts)
     if first_epoch == 0 and settings.pretrained_weights:
-        begin_with(network, plan, settings)
+        begin_with(network, plan, settings, fold)
     log.info(
         "%s: %d cases, %.1f M parameters, patch %s (x, y, z), %d epochs of %d steps, %s%s",
         f"fold {fold}",
@@ -101,6 +102,8 @@ def train(
             set_learning_rate(optimizer, learning_rate(step, all_steps, epoch_steps, settings))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 outputs = model(batch.images)
+            if step == first_epoch * epoch_steps and is_own(settings.model):
+                check_outputs(outputs, batch.images, outputs_for(plan, settings), settings.model)
             loss = loss_of(outputs, batch, epoch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -10,25 +10,20 @@ from torch import Tensor, nn
 
 from mist_core.config import Train
 from mist_core.errors import DataError
-from mist_core.files import read_json
 from mist_core.modelfile import read_model_file
 from mist_core.models.mednext import resized_kernel
-from mist_core.plan import Plan
+from mist_core.plan import Plan, read_plan
 
 log = logging.getLogger(__name__)
 SHOWN = 6  # tensors that are named in the log; the others are counted
 
-# Weights (F, C, z, y, x) for other channels, from those for the old ones. The response to channels
-# that are alike stays as it was.
+# Weights (F, C, z, y, x) for n channels, from those for others. The response to channels that are
+# alike is that to all the old ones, or to the first of them.
 CHANNEL_STRATEGIES: Mapping[str, Callable[[Tensor, int], Tensor | None]] = {
-    "average": lambda weight, n: _spread(weight.mean(1, keepdim=True), weight.shape[1], n),
-    "first": lambda weight, n: _spread(weight[:, :1], weight.shape[1], n),
+    "average": lambda weight, n: weight.sum(1, keepdim=True).repeat(1, n, 1, 1, 1) / n,
+    "first": lambda weight, n: weight[:, :1].repeat(1, n, 1, 1, 1) / n,
     "skip": lambda weight, n: None,
 }
-
-
-def _spread(one: Tensor, before: int, after: int) -> Tensor:
-    return one.repeat(1, after, 1, 1, 1) * (before / after)
 
 
 @dataclass
@@ -40,13 +35,18 @@ class Transferred:
     left: dict[str, str] = field(default_factory=dict)  # and why
 
 
-def begin_with(network: nn.Module, plan: Plan, settings: Train) -> Transferred:
+def weights_of(settings: Train, fold: int) -> Path:
+    """The file to begin a fold with: ``{fold}`` in its name is the number of the fold."""
+    return Path(settings.pretrained_weights.replace("{fold}", str(fold)))
+
+
+def begin_with(network: nn.Module, plan: Plan, settings: Train, fold: int = 0) -> Transferred:
     """Load ``settings.pretrained_weights`` into a fresh network, as far as they fit; log what was.
 
     Raises DataError for a file that is no model, or one of another architecture, and where nothing
     fits.
     """
-    path = Path(settings.pretrained_weights)
+    path = weights_of(settings, fold)
     state = read_model_file(path)
     if state.train.model != settings.model:
         raise DataError(
@@ -76,9 +76,9 @@ def _first(named: Mapping[str, str]) -> str:
 
 def _refuse_another(config: Path, weights: Path, plan: Plan) -> None:
     """The weights hold their plan: another file of it can only be of other weights."""
-    fields, own = read_json(config), plan.model_dump(mode="json")
+    given = read_plan(config)
     for key in ("model", "spatial_config", "dataset_info"):
-        if fields.get(key) != own[key]:
+        if getattr(given, key) != getattr(plan, key):
             raise DataError(
                 f"{config}: expected the config.json of {weights}, found another {key}. Name the "
                 "right one, or leave it out: the weights hold theirs."

@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[1]
 # Real scans and tables of expected values, kept beside the repository where they are available.
 SHARED = ROOT.parent / "shared"
 
+# Where tests share the cores, threads of one would wait for those of another.
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Snakemake's plugin for SLURM asks a cluster, also one that is down, for as long as it takes.
 os.environ["SLURM_CONF"] = os.devnull
 

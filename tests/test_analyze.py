@@ -272,6 +272,12 @@ def test_thick_slices_are_planned_as_the_network_halves_them(model, patch):
     assert choose_patch((12, 232, 256), (10, 1.5, 1.5), BUDGET, model) == patch
 
 
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_what_a_network_asks_of_thick_slices_is_within_the_budget(model):
+    patch = choose_patch((90, 512, 512), (5, 0.78, 0.78), BUDGET, model)
+    assert 0.7 * BUDGET < prod(patch) <= BUDGET
+
+
 def test_a_patch_that_the_network_cannot_halve_is_refused_with_one_that_it_can(tmp_path):
     for model, patch, take in (
         ("mednext-base", (20, 40, 16), "[16, 32, 16]"),

@@ -61,6 +61,26 @@ def test_intensities_change_without_the_labels(kind):
     assert torch.equal(changed(**{kind: 1})[1], batch()[1])
 
 
+def test_distances_grow_with_the_shapes_that_they_are_of():
+    """The signed distance to a ball, after rotation and scaling, is that to the moved ball."""
+    size = (40, 40, 40)
+    zyx = np.stack(np.meshgrid(*[np.arange(n) - 19.5 for n in size], indexing="ij"))
+    distance = torch.from_numpy(np.linalg.norm(zyx, axis=0) - 9).float()[None, None]
+    labels = (distance[:, 0] < 0).to(torch.uint8)
+    for seed in range(4):
+        found = affine(Batch(distance, labels, distance), 1.0, CUBE, each(seed))
+        radius = (found.labels.sum().item() * 3 / 4 / np.pi) ** (1 / 3)
+        inner = (slice(None), slice(None), *[slice(12, 28)] * 3)
+        moved = torch.from_numpy(np.linalg.norm(zyx, axis=0) - radius).float()[None, None]
+        torch.testing.assert_close(found.distance_maps[inner], moved[inner], rtol=0, atol=0.5)
+
+
+def test_maps_are_mirrored_with_their_labels():
+    images, labels = batch()
+    found = flip(Batch(images, labels, images), 1.0, (0, 2), each(0, len(images)))
+    assert torch.equal(found.distance_maps, found.images)
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_what_is_drawn_follows_from_the_generator(seed):

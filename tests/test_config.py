@@ -156,6 +156,49 @@ def test_an_experiment_changes_what_it_names_and_nothing_else():
     assert changed.model_copy(update={"train": config.train, "predict": Predict()}) == config
 
 
+def test_parameters_of_another_network_or_loss_are_not_taken_over():
+    base = {"model": "mednext-small", "model_params": {"kernel_size": 5}, "epochs": 7}
+    experiments = {
+        "same": {"train": {"epochs": 3}},
+        "other": {"train": {"model": "nnunet"}},
+        "larger": {"train": {"model_params": {"kernel_size": 7}}},
+        "none": {"train": {"model_params": {}}},
+    }
+    config = read_config({"train": base, "experiments": experiments})
+    found = {name: config.for_experiment(name).train.model_params for name in experiments}
+    assert found == {
+        "same": {"kernel_size": 5},
+        "other": {},
+        "larger": {"kernel_size": 7},
+        "none": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"model": "unet"}, "train.model: expected one of nnunet, nnunet-pocket,"),
+        ({"loss": "ce"}, "train.loss: expected one of dice, dice_ce,"),
+        ({"model_params": {"kernel_size": 5}}, "expected nothing for nnunet, found kernel_size"),
+        (
+            {"loss": "cldice", "loss_params": {"tolerance_mm": 5}},
+            "train.loss_params: expected iterations or smoothing for cldice, found tolerance_mm",
+        ),
+        ({"loss": "gsl"}, "train.loss: expected preprocess.compute_dtms to be true for gsl"),
+    ],
+)
+def test_networks_and_losses_that_cannot_be_are_refused(train, words):
+    with pytest.raises(DataError) as caught:
+        read_config({"train": train})
+    assert words in str(caught.value)
+
+
+def test_losses_with_distance_maps_know_no_regions():
+    fields = {"train": {"loss": "bl", "regions": True}, "preprocess": {"compute_dtms": True}}
+    with pytest.raises(DataError, match=r"without distance maps for train\.regions, found bl"):
+        read_config(fields)
+
+
 def test_nothing_can_be_changed_later():
     with pytest.raises(ValidationError, match="frozen"):
         Config().train.epochs = 3

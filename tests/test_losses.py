@@ -715,7 +715,6 @@ def test_alpha_goes_from_1_to_0(epochs):
 
 def test_alpha_by_hand():
     assert composite_weight(3, 10, "constant") == 0.5
-    assert composite_weight(3, 10, "constant", constant=0.2) == 0.2
     assert composite_weight(7, 14, "linear") == pytest.approx(1 - 2 / 8)
     assert composite_weight(7, 14, "cosine") == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
     assert composite_weight(1, 3, "linear", init_pause=0) == pytest.approx(0.5)

@@ -1,13 +1,15 @@
 """Every network with every loss: five steps on a case of the demo make the loss smaller."""
 
 from functools import cache
+from inspect import signature
 
 import numpy as np
 import pytest
 import torch
 
-from mist_core.config import LOSS_NAMES, LOSSES_OF_DISTANCES, Train
-from mist_core.criterion import criterion
+from mist_core.config import LOSSES as KNOWN_LOSSES
+from mist_core.config import LOSSES_OF_DISTANCES, Train
+from mist_core.criterion import GIVEN, criterion
 from mist_core.demo import CHANNELS, CLASSES, LABELS
 from mist_core.distance import signed_distance_map
 from mist_core.intensity import z_score
@@ -83,7 +85,14 @@ def losses(folder, model, **settings):
 
 def test_names_in_the_config_are_those_of_the_library():
     assert list(MODELS) == list(ARCHITECTURES)
-    assert list(LOSSES) == list(LOSS_NAMES)
+    assert list(LOSSES) == list(KNOWN_LOSSES)
+    for name, loss in LOSSES.items():
+        keywords = [p for p in signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        assert [p.name for p in keywords if p.name not in GIVEN] == list(KNOWN_LOSSES[name])
+    for name, builder in MODELS.items():
+        of_all = {"features", "size", "in_channels", "out_channels", "patch_size", "spacing"}
+        own = signature(builder).parameters.keys() - of_all - {"gradient_checkpointing"}
+        assert own == set(ARCHITECTURES[name].parameters)
     needing = {name for name, loss in LOSSES.items() if "distance_maps" in loss.needs}
     assert needing == set(LOSSES_OF_DISTANCES)
 
@@ -95,7 +104,7 @@ def test_a_network_learns_labels_and_regions(tmp_path, regions):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("model", ARCHITECTURES)
 def test_every_network_learns_by_every_loss(tmp_path, model, loss):
     before, after = losses(tmp_path, model=model, loss=loss)

@@ -18,12 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mist_core import train as training
 from mist_core.config import Train
+from mist_core.criterion import criterion
 from mist_core.errors import DataError
 from mist_core.files import read_rows, write_json
 from mist_core.io import write_array
 from mist_core.models import for_plan
 from mist_core.optimizers import learning_rate
-from mist_core.patches import TrainingCase
+from mist_core.patches import Batch, TrainingCase
 from mist_core.plan import parse_plan
 from mist_core.train import Paths, save_model, steps_per_epoch, train
 
@@ -246,25 +247,22 @@ def test_averaged_weights_are_the_model_and_go_on_where_they_were(tmp_path, monk
     assert same(run(tmp_path / "again", settings), whole)
 
 
-def test_a_label_to_be_ignored_is_no_class(tmp_path):
-    """It has an index that no output has."""
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("loss", ["dice_ce", "cldice", "dice_topk"])
+def test_a_label_to_be_ignored_teaches_nothing(loss, regions):
+    """It has the class index after the last; what outputs say there costs nothing."""
     fields = PLAN.model_dump()
     fields["dataset_info"]["ignore_label"] = 9
+    fields["evaluation"] = {"all": {"labels": (1, 4)}, "core": {"labels": (4,)}}
     plan = PLAN.model_validate(fields)
-
-    def weights(name, under):
-        labels = case().labels
-        known = labels.copy()
-        known[:, :, 6:] = 3  # the index after the last class
-        image = case().image.copy()
-        rows = case().coordinates
-        one = TrainingCase("one", image, known, rows[rows[:, 3] < 6])
-        settings = SHORT.model_copy(update={"loss": under})
-        paths = Paths(tmp_path / f"{name}.pt", tmp_path / name)
-        return train([one], plan, settings, 0, paths, name).state_dict()
-
-    for loss in ("dice_ce", "cldice"):
-        assert all(value.isfinite().all() for value in weights(loss, loss).values())
+    labels = torch.from_numpy(case().labels)[None]
+    labels[..., 6:] = 3
+    logits = torch.zeros((1, 2 if regions else 3, *labels.shape[1:]), requires_grad=True)
+    settings = Train(loss=loss, regions=regions)
+    batch = Batch(torch.zeros_like(logits), labels)
+    criterion(plan, settings, torch.device("cpu"))([logits], batch, 0).backward()
+    assert logits.grad[..., :6].any()
+    assert not logits.grad[..., 6:].any()
 
 
 @pytest.mark.parametrize("name", ["bl", "volumetric_sddl"])

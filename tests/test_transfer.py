@@ -102,16 +102,16 @@ def test_a_network_is_tuned_to_more_channels_and_classes(weights, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "first"),
-    [("average", (1 + 4) / 2), ("first", 1)],
+    ("strategy", "response"),
+    [("average", 1 + 4), ("first", 1)],
 )
-def test_channels_by_hand(strategy, first):
-    """From two channels with weights 1 and 4 to four: what like channels give stays as it was."""
+def test_channels_by_hand(strategy, response):
+    """From two channels with weights 1 and 4 to four: 5 in all, or the first one's 1."""
     source = {FIRST: torch.tensor([1.0, 4.0])[None, :, None, None, None].expand(32, 2, 3, 3, 3)}
     network = fresh(plan_of(4))
     settings = Train(input_channel_strategy=strategy)
     transfer(network, source, (2, 4), settings)
-    assert torch.all(network.state_dict()[FIRST] == first * 2 / 4)
+    assert torch.all(network.state_dict()[FIRST] == response / 4)
 
 
 def test_channels_may_be_left_fresh(weights):

@@ -734,9 +734,13 @@ def test_networks_and_losses_of_all_kinds_share_a_run(project):
         assert len([row for row in rows if row["id"].startswith("demo")]) == 4
 
     # An experiment begins with the weights of another; code of one's own is tracked.
-    weights = "results/regions/models/fold_0.pt"
-    project.config["experiments"] = {"tuned": {"train": {"pretrained_weights": weights}}}
-    assert project.jobs()["train"] == 2
+    weights = "results/regions/models/fold_{fold}.pt"
+    project.config["experiments"] |= {
+        "regions": {"train": {"regions": True, "ema": 0.95}},
+        "tuned": {"train": {"pretrained_weights": weights}},
+    }
+    del project.config["experiments"]["mednext"]
+    assert project.jobs()["train"] == 4
     assert "tensors loaded" in (results / "logs/train/tuned_fold_0.log").read_text()
     project.config["experiments"] = {
         "own": {"train": {"model": "my_nets:tiny", "optimizer": "sgd"}}
@@ -767,6 +771,13 @@ def test_what_a_training_lacks_is_said_before_any_job(project):
     assert code == 1
     assert "train.pretrained_weights: expected a model file, found none at none.pt" in output
     assert "my_nets:tiny: expected a file" in output
+    for name, words in (("a", "weights of another model"), ("b", "fold_{fold}.pt for weights of")):
+        project.config["experiments"] = {name: {}, "a": {}}
+        weights = {"pretrained_weights": "results/a/models/fold_0.pt"}
+        project.config["experiments"][name] = {"train": weights}
+        code, output, _ = project.run()
+        assert code == 1
+        assert f"train.pretrained_weights: expected {words}" in output
 
 
 def gpus_taken(project, rule="train"):

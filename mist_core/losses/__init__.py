@@ -30,6 +30,7 @@ __all__ = [
     "needs_of",
 ]
 
+CONSTANT_WEIGHT = 0.5
 LOSSES: Mapping[str, Loss] = {
     "dice": dice_loss,
     "dice_ce": dice_ce,
@@ -49,16 +50,15 @@ def composite_weight(
     epoch: int,
     epochs: int,
     schedule: Literal["constant", "linear", "cosine"],
-    constant: float = 0.5,
     init_pause: int = 5,
 ) -> float:
     """Alpha of an epoch, counted from 0.
 
-    Constant; or 1 until epoch ``init_pause``, then down to 0 in the last epoch along a line or half
-    a cosine. A run that ends before keeps 1.
+    Constantly a half; or 1 until epoch ``init_pause``, then down to 0 in the last epoch along a
+    line or half a cosine. A run that ends before keeps 1.
     """
     if schedule == "constant":
-        return constant
+        return CONSTANT_WEIGHT
     if epoch <= init_pause:
         return 1.0
     progress = min((epoch - init_pause) / max(epochs - 1 - init_pause, 1), 1.0)

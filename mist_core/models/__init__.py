@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mist_core import own
 from mist_core.config import Train
@@ -68,19 +68,43 @@ def build(
     return network
 
 
+def check_outputs(outputs: Any, images: Tensor, n_classes: int, name: str) -> None:
+    """Raise DataError where a network of the user's does not keep to what this module says."""
+    shape = (len(images), n_classes, *images.shape[2:])
+    found: Any = type(outputs).__name__
+    if isinstance(outputs, tuple) and all(isinstance(each, Tensor) for each in outputs):
+        found = [tuple(each.shape) for each in outputs]
+        if found and found[0] == shape and all(each[:2] == shape[:2] for each in found):
+            return
+    raise DataError(
+        f"{name}: expected a tuple of logits, the first of shape {shape}, found {found}. Mend the "
+        "function."
+    )
+
+
+def outputs_for(plan: Plan, settings: Train) -> int:
+    """How many classes a network tells apart: labels, or regions."""
+    return len(plan.regions) if settings.regions else plan.model.out_channels
+
+
 def for_plan(plan: Plan, settings: Train) -> nn.Module:
     """The network that the settings name, for the channels, classes, patch and spacing of a plan.
 
     Raises DataError where its parameters or the patch do not suit it.
     """
     params = dict(settings.model_params)
+    if taken := params.keys() & inspect.signature(build).parameters.keys():
+        raise DataError(
+            f"config: train.model_params: expected parameters of {settings.model} only, found "
+            f"{', '.join(sorted(taken))}. Take it out."
+        )
     if settings.gradient_checkpointing:
         params["gradient_checkpointing"] = True
     try:
         return build(
             settings.model,
             in_channels=plan.model.in_channels,
-            out_channels=len(plan.regions) if settings.regions else plan.model.out_channels,
+            out_channels=outputs_for(plan, settings),
             patch_size=plan.patch_size,
             spacing=plan.target_spacing_mm,
             **params,

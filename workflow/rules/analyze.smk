@@ -63,6 +63,9 @@ checkpoint analyze:
         problems=digest(FOUND.problems),
         dataset=lambda wildcards, input: DATASET,
         settings=settings("analyze", without=BESIDE_THE_PLAN),
+        own_model=lambda wildcards: digest(
+            source_of(planned_as(chosen_for(wildcards).train.model))
+        ),
         model=lambda wildcards: shlex.quote(
             planned_as(chosen_for(wildcards).train.model)
         ),

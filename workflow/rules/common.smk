@@ -12,7 +12,9 @@ import shlex
 import sys
 import time
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from zipfile import is_zipfile
 
 import yaml
 from snakemake.exceptions import IncompleteCheckpointException
@@ -144,11 +146,13 @@ def problems_of_training(chosen, labels, classes):
     problems = {}
     for name in chosen.experiment_names():
         settings = chosen.for_experiment(name).train
-        weights = settings.pretrained_weights
-        if weights and not Path(weights).is_file():
+        for problem in problems_of_weights(chosen, name, settings):
+            problems[problem] = None
+        missing = [each for each in ("monai", "einops") if not find_spec(each)]
+        if settings.model.startswith("swinunetr") and missing:
             problems[
-                f"config: train.pretrained_weights: expected a model file, found none at {weights}."
-                " Mend the path."
+                f"config: train.model: expected the package {missing[0]} for {settings.model}, "
+                'found none. Run: pip install "mist_core[swin]"'
             ] = None
         try:
             source_of(settings.model)
@@ -158,6 +162,32 @@ def problems_of_training(chosen, labels, classes):
         except DataError as error:
             problems[str(error)] = None
     return list(problems)
+
+
+def problems_of_weights(chosen, experiment, settings):
+    """Weights that are not there, or that know the cases which a fold holds out."""
+    place = "config: train.pretrained_weights: expected"
+    name, config_file = settings.pretrained_weights, settings.pretrained_config
+    if config_file and not Path(config_file).is_file():
+        yield f"config: train.pretrained_config: expected a file, found no {config_file}."
+    if not name:
+        return
+    maker = maker_of(near(name), chosen)
+    if maker == experiment:
+        yield f"{place} weights of another model, found its own, {name}. Name another experiment."
+    elif maker and "{fold}" not in name:
+        yield (
+            f"{place} fold_{{fold}}.pt for weights of the experiment {maker}, found {name}: other "
+            "folds would begin with what it learnt from the cases that they hold out."
+        )
+    elif not maker:
+        for fold in range(chosen.analyze.folds):
+            path = Path(name.replace("{fold}", str(fold)))
+            if not is_zipfile(path):
+                found = "another kind of file" if path.is_file() else "none"
+                yield f"{place} a model file, found {found} at {path}. Mend the path."
+            if "{fold}" not in name:
+                return
 
 
 def folds_of(chosen, train):
@@ -535,12 +565,37 @@ def foreign(wildcards):
     """A key of what a training takes from elsewhere: own code, weights, distance maps."""
     chosen = chosen_for(wildcards)
     model, loss = chosen.train.model, chosen.train.loss
-    takes_maps = loss in LOSSES_OF_DISTANCES or is_own(loss)
+    takes_maps = loss in LOSSES_OF_DISTANCES or "distance_maps" in source_of(loss)
     maps = chosen.preprocess.compute_dtms and takes_maps
     normalized = [chosen.preprocess.normalize_dtms] if maps else []
-    weights = chosen.train.pretrained_weights
-    key = weights and content_once(weights, os.stat(weights).st_mtime_ns)
+    key = ""
+    if not weights_of_this_run(wildcards):
+        key = [
+            content_once(path, os.stat(path).st_mtime_ns) for path in weights(chosen)
+        ]
     return digest(source_of(model), source_of(loss), key, normalized)
+
+
+def weights(chosen):
+    """The files whose weights the folds of an experiment begin with."""
+    name = chosen.train.pretrained_weights
+    return sorted({name.replace("{fold}", str(fold)) for fold in TO_TRAIN} - {""})
+
+
+def weights_of_this_run(wildcards):
+    """Weights to begin with that another experiment of this run makes."""
+    name = chosen_for(wildcards).train.pretrained_weights
+    path = near(name.replace("{fold}", str(wildcards.fold)))
+    return [str(path)] if name and maker_of(near(name), CONFIG) else []
+
+
+def maker_of(path, chosen):
+    """The experiment of this run that makes a model file, if any does."""
+    homes = {
+        Path(chosen.results) / name / "models": name
+        for name in chosen.experiment_names()
+    }
+    return homes.get(path.parent)
 
 
 @cache

@@ -12,6 +12,7 @@ rule train:
     input:
         arrays=lambda wildcards: ancient(arrays_path(wildcards)),
         plan=lambda wildcards: ancient(plan_path(wildcards)),
+        weights=weights_of_this_run,
         code=code("train"),
     output:
         "<results>/{experiment}/models/fold_{fold}.pt",

@@ -8,10 +8,12 @@ from pathlib import Path
 from mist_core import cli, parallel, train
 from mist_core.config import Train
 from mist_core.criterion import needs_distances
+from mist_core.errors import DataError
 from mist_core.files import read_json, read_rows
 from mist_core.lease import held_files, take_gpus
 from mist_core.patches import open_case
 from mist_core.plan import parse_plan, part_read_by
+from mist_core.transfer import weights_of
 
 
 def main() -> None:
@@ -50,8 +52,16 @@ def fit(args: argparse.Namespace, settings: Train) -> None:
     arrays = {i: cli.content_of(args.numpy, i, [f"{k}/{i}.npy" for k in kinds]) for i in ids}
     sources = [path.read_text(encoding="utf-8") for path in args.tracked]
     obeyed = part_read_by("train", plan_fields, settings.regions)
-    identity = cli.digest(args.settings, obeyed, arrays, sources, args.foreign, cli.again())
+    weights = weights_of(settings, args.fold)
+    begun_with = cli.content([weights]) if settings.pretrained_weights and weights.exists() else ""
+    foreign = [args.foreign, begun_with]
+    identity = cli.digest(args.settings, obeyed, arrays, sources, foreign, cli.again())
     with_distances = needs_distances(settings)
+    if with_distances and not (args.numpy / "dtms").is_dir():
+        raise DataError(
+            f"config: train.loss: expected distance maps for {settings.loss}, found no "
+            f"{args.numpy / 'dtms'}. Set preprocess.compute_dtms to true."
+        )
     cases = [open_case(args.numpy, case_id, with_distances) for case_id in ids]
     paths = train.Paths(args.checkpoint, args.logs)
     model = train.train(cases, plan, settings, args.fold, paths, identity)
