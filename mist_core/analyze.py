@@ -22,7 +22,7 @@ from mist_core.intensity import HIGHEST_HU, LOWEST_HU, foreground_box
 from mist_core.io import Volume, read_image, read_labels
 from mist_core.labels import value_counts, without
 from mist_core.plan import Plan
-from mist_core.topology import architecture, divisor
+from mist_core.topology import architecture, divisor, nearest_patch
 from mist_core.verify import misplaced, problems_of_headers
 
 CROP_FROM = 0.20  # crop when that removes this share of the volume on average
@@ -317,7 +317,8 @@ def _problems_of_labels(p: Fingerprint, dataset: Dataset, empty_masks: bool) -> 
         found = ", ".join(f"{v} ({counts[v]} voxels)" for v in odd)
         return [
             f"{dataset.case(p.id).mask}: expected labels among {list(dataset.labels)}, found "
-            f"{found}. Mend the label map, or add the label to {dataset.path}."
+            f"{found}. Mend the label map, or name the label in {dataset.path}: in labels, or as "
+            "ignore_label."
         ]
     if set(counts) <= {0, dataset.ignore_label} and not empty_masks:
         return [
@@ -419,29 +420,12 @@ def choose_patch(size: Shape, spacing: Triple, budget: int, model: str = "nnunet
         patch = _thick_slice_patch(size, spacing, budget, model)
     else:
         patch = _even_patch(size, spacing, budget)
-    return _nearest_fit(patch, spacing, model)
-
-
-def _nearest_fit(patch: Shape, spacing: Triple, model: str) -> Shape:
-    """The nearest multiples of what the model halves, downwards where two are as near.
-
-    A model that halves every axis as often, whatever the patch, must not come down to one voxel.
-    """
-    multiples = divisor(patch, spacing, model)
-    pairs = list(zip(patch, multiples, strict=True))
-    near = [max(-(-(2 * n - m) // (2 * m)), 1) * m for n, m in pairs]
-    needed = divisor((near[0], near[1], near[2]), spacing, model)
-    if any(n % m for n, m in zip(near, needed, strict=True)):
-        near = [-(-n // m) * m for n, m in pairs]  # for which the multiples hold, too
-    if near == [architecture(model).levels] * 3:
-        near[int(np.argmax(patch))] *= 2
-    z, y, x = near
-    return (z, y, x)
+    return nearest_patch(patch, spacing, model)
 
 
 def _fitting(patch: Shape, spacing: Triple, model: str) -> Shape:
     """The patch that the user chose, if the network can halve it."""
-    near = _nearest_fit(patch, spacing, model)
+    near = nearest_patch(patch, spacing, model)
     if near != patch:
         multiples = divisor(patch, spacing, model)[::-1]
         more = ", and more on one axis" if list(patch) == [architecture(model).levels] * 3 else ""

@@ -35,10 +35,15 @@ STOPPED = "stopped: the same command goes on from here"
 _claimed: list[IO[str]] = []  # open files: closing one would give up its folder
 
 
+program: str | None = None  # the command by which a script was called; none: its own name
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the script's docstring."""
     return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog=program,
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
 
 

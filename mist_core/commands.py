@@ -19,10 +19,11 @@ from typing import Any
 import yaml
 
 from mist_core import cli
-from mist_core.config import Config, merged
+from mist_core.config import LOSSES, Config, merged
 from mist_core.errors import DataError
 from mist_core.files import read_json, write_text
 from mist_core.plan import read_plan
+from mist_core.topology import ARCHITECTURES
 
 # Arguments of Snakemake that say how many jobs run at once, or where.
 CORES = re.compile(r"-[cj]\d*|--(cores|jobs|executor|profile|workflow-profile)(=.*)?|-e")
@@ -151,9 +152,9 @@ def _preprocessing(flags: Flags) -> None:
 
 def _training(flags: Flags) -> None:
     add = flags.add
-    add("--model", "train.model", "architecture of the network")
+    add("--model", "train.model", f"network: {', '.join(ARCHITECTURES)}, or module:function")
     add("--patch-size", "analyze.patch_size", "patch in voxels", nargs=3, type=_count, metavar="N")
-    add("--loss", "train.loss", "loss function")
+    add("--loss", "train.loss", f"loss: {', '.join(LOSSES)}, or module:function")
     add(
         "--composite-loss-weighting",
         "train.composite_loss_weighting",
@@ -172,8 +173,12 @@ def _training(flags: Flags) -> None:
     )
     add("--optimizer", "train.optimizer", "optimiser", choices=("adam", "adamw", "sgd"))
     add("--l2-penalty", "train.weight_decay", "weight decay", type=float)
+    add("--pretrained-weights", "train.pretrained_weights", "model file to begin with")
     add(
-        "--pretrained-weights", "train.pretrained_weights", "model file whose encoder to begin with"
+        "--pretrained-part",
+        "train.pretrained_part",
+        "which of its weights: of the encoder, or all that fit",
+        choices=("encoder", "all"),
     )
     add("--pretrained-config", "train.pretrained_config", "config.json of those weights")
     add(
@@ -312,6 +317,7 @@ def _preprocessed(numpy: Path) -> dict[str, Any]:
 
 def _script(name: str) -> Callable[[], None]:
     def command() -> None:
+        cli.program = Path(sys.argv[0]).name  # for its help: the script has a name of its own
         runpy.run_path(str(home() / f"workflow/scripts/{name}.py"), run_name="__main__")
 
     return command

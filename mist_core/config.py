@@ -5,10 +5,19 @@ Per-axis values are in (x, y, z), as in every file; ``array_order`` turns them w
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from mist_core.errors import in_words, raise_all
 from mist_core.own import is_own
@@ -78,6 +87,18 @@ def _known(names: Iterable[str]) -> Callable[[str], str]:
         return name
 
     return checked
+
+
+def _number(value: Any) -> Any:
+    """Text that is a number as the number: so it comes from the command line of Snakemake."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(value)
+    return value
+
+
+Parameters = dict[str, Annotated[Any, BeforeValidator(_number)]]
 
 
 class Analyze(Section):
@@ -153,7 +174,7 @@ class Train(Section):
     model: Annotated[str, AfterValidator(_known(ARCHITECTURES))] = Field(
         "nnunet", description="name of an architecture, or module:function of one's own"
     )
-    model_params: dict[str, Any] = Field(
+    model_params: Parameters = Field(
         default_factory=dict, description="of the architecture, such as kernel_size of mednext"
     )
     gradient_checkpointing: bool = Field(
@@ -162,7 +183,7 @@ class Train(Section):
     loss: Annotated[str, AfterValidator(_known(LOSSES))] = Field(
         "dice_ce", description="name of a loss, or module:function of one's own"
     )
-    loss_params: dict[str, Any] = Field(
+    loss_params: Parameters = Field(
         default_factory=dict, description="of the loss, such as tolerance_mm of volumetric_sddl"
     )
     composite_loss_weighting: Literal["constant", "linear", "cosine"] = Field(
@@ -362,16 +383,17 @@ def problems_of_networks_and_losses(config: Config) -> list[str]:
         own = config.for_experiment(name)
         place = f"experiments.{name}." if name in config.experiments else ""
         model, loss = own.train.model, own.train.loss
-        of_model = ARCHITECTURES[model].parameters if model in ARCHITECTURES else None
-        for part, chosen, given, known in (
-            ("model", model, own.train.model_params, of_model),
-            ("loss", loss, own.train.loss_params, LOSSES.get(loss)),
-        ):
-            if known is not None and (odd := sorted(given.keys() - set(known))):
-                problems.append(
-                    f"{place}train.{part}_params: expected {' or '.join(known) or 'nothing'} for "
-                    f"{chosen}, found {', '.join(odd)}. Mend it."
-                )
+        if model in ARCHITECTURES:
+            problems += _problems_of_network(place, own)
+        if loss in LOSSES:
+            problems += _problems_of_parameters(
+                f"{place}train.loss_params", loss, own.train.loss_params, LOSSES[loss]
+            )
+        if own.train.pretrained_config and not own.train.pretrained_weights:
+            problems.append(
+                f"{place}train.pretrained_config: expected train.pretrained_weights beside it, "
+                "found none. Name the weights, too."
+            )
         if own.train.loss not in LOSSES_OF_DISTANCES:
             continue
         if not own.preprocess.compute_dtms:
@@ -386,6 +408,41 @@ def problems_of_networks_and_losses(config: Config) -> list[str]:
                 f"found {own.train.loss}. Choose another loss, or set train.regions to false."
             )
     return problems
+
+
+def _problems_of_network(place: str, config: Config) -> list[str]:
+    """Parameters and patches that a network of this library does not have."""
+    model, given = config.train.model, config.train.model_params
+    known = ARCHITECTURES[model].parameters
+    problems = _problems_of_parameters(f"{place}train.model_params", model, given, tuple(known))
+    problems += [
+        f"{place}train.model_params.{name}: expected one of {', '.join(map(str, values))} for "
+        f"{model}, found {given[name]!r}. Mend it."
+        for name, values in known.items()
+        if name in given and given[name] not in values
+    ]
+    patch, multiple = config.analyze.patch_size, ARCHITECTURES[model].levels
+    if patch == "auto" or not isinstance(multiple, int):
+        return problems  # the analysis knows
+    if any(n % multiple for n in patch) or max(patch) == multiple:
+        problems.append(
+            f"{place}analyze.patch_size: expected multiples of {multiple} for {model}, and more "
+            f"than {multiple} on one axis, found {list(patch)}. Mend it."
+        )
+    return problems
+
+
+def _problems_of_parameters(
+    place: str, owner: str, given: Mapping[str, Any], known: Sequence[str]
+) -> list[str]:
+    if odd := sorted(given.keys() - set(known)):
+        words = " or ".join(known) or "nothing"
+        return [f"{place}: expected {words} for {owner}, found {', '.join(odd)}. Mend it."]
+    return [
+        f"{place}.{name}: expected a number, found {value!r}. Mend it."
+        for name, value in given.items()
+        if value != "auto" and not isinstance(value, int | float)
+    ]
 
 
 def problems_of_overrides(name: str, overrides: Any) -> list[str]:

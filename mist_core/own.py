@@ -29,11 +29,43 @@ def load(name: str) -> Callable[..., Any]:
     path = file_of(name)
     found = getattr(_module(module, path), function, None)
     if not callable(found):
-        raise DataError(
-            f"{path}: expected a function {function}, found none. Write it, or mend "
-            f"the name {name} in the config."
-        )
+        raise _missing(path, function, name)
     return found  # type: ignore[no-any-return]
+
+
+def check(name: str) -> None:
+    """Raise DataError where the module is not there or does not name the function: without running
+    it, which would load torch.
+    """
+    path = file_of(name)
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise DataError(
+            f"{path}: expected Python, found a mistake in line {error.lineno} ({error.msg}). "
+            "Mend it."
+        ) from None
+    function = name.split(":")[1]
+    if function not in {word for node in tree.body for word in _names(node)}:
+        raise _missing(path, function, name)
+
+
+def _names(node: ast.stmt) -> Iterator[str]:
+    """What a statement at the head of a module gives a name to."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef | ast.ClassDef):
+            yield part.name
+        elif isinstance(part, ast.Name):
+            yield part.id
+        elif isinstance(part, ast.alias):
+            yield part.asname or part.name
+
+
+def _missing(path: Path, function: str, name: str) -> DataError:
+    return DataError(
+        f"{path}: expected a function {function}, found none. Write it, or mend "
+        f"the name {name} in the config."
+    )
 
 
 def source_of(name: str) -> str:

@@ -206,9 +206,9 @@ class Progress(logging.Handler):
             self.stream.write(f"\r{self.line()[:width]}\x1b[K")
             self.stream.flush()
             self.drawn = True
-        elif not self.printed or now - self.printed >= LINE_SECONDS:
+        elif (not self.printed or now - self.printed >= LINE_SECONDS) and (line := self.line()):
             self.printed = now
-            self.say(self.line())
+            self.say(line)
 
     def line(self) -> str:
         """What is done of what is at work, what comes then, and how long all will take."""

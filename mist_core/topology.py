@@ -4,7 +4,7 @@ Isensee et al., "nnU-Net", Nature Methods 18 (2021) 203-211.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from mist_core.errors import DataError
@@ -86,11 +86,12 @@ class Architecture:
     """What a plan must know of a network."""
 
     levels: Rule | int  # the rule of its levels, or what every axis must be a multiple of
-    parameters: tuple[str, ...] = ()  # that the user may set
+    # That the user may set, and the values that they may have.
+    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     patch_budget: float = 1.0  # voxels of a patch, relative to what is usual for a GPU's memory
 
 
-MEDNEXT = ("kernel_size",)
+MEDNEXT = {"kernel_size": (3, 5, 7)}
 ARCHITECTURES: Mapping[str, Architecture] = {
     "nnunet": Architecture(topology),
     "nnunet-pocket": Architecture(topology),
@@ -154,6 +155,23 @@ def divisor(patch_size: Shape, spacing: Triple, model: str = "nnunet") -> Shape:
             return found
         z, y, x = (m if fit else n for m, n, fit in zip(found, needed, fits, strict=True))
         found = (z, y, x)
+
+
+def nearest_patch(patch: Shape, spacing: Triple, model: str) -> Shape:
+    """The nearest multiples of what the model halves, downwards where two are as near.
+
+    A model that halves every axis as often, whatever the patch, must not come down to one voxel.
+    """
+    multiples = divisor(patch, spacing, model)
+    pairs = list(zip(patch, multiples, strict=True))
+    near = [max(-(-(2 * n - m) // (2 * m)), 1) * m for n, m in pairs]
+    needed = divisor((near[0], near[1], near[2]), spacing, model)
+    if any(n % m for n, m in zip(near, needed, strict=True)):
+        near = [-(-n // m) * m for n, m in pairs]  # for which the multiples hold, too
+    if near == [architecture(model).levels] * 3:
+        near[patch.index(max(patch))] *= 2
+    z, y, x = near
+    return (z, y, x)
 
 
 def _halvings(levels: list[Level]) -> Shape:

@@ -80,13 +80,14 @@ def train(
     if first_epoch == 0 and settings.pretrained_weights:
         begin_with(network, plan, settings, fold)
     log.info(
-        "%s: %d cases, %.1f M parameters, patch %s (x, y, z), %d epochs of %d steps, %s%s",
+        "%s: %d cases, %s with %.1f M parameters, %s, patch %s (x, y, z), %s, %s%s",
         f"fold {fold}",
         len(cases),
+        settings.model,
         sum(p.numel() for p in network.parameters()) / 1e6,
+        settings.loss,
         plan.spatial_config.patch_size,
-        settings.epochs,
-        epoch_steps,
+        f"{settings.epochs} epochs of {epoch_steps} steps",
         f"{part.size} x {device.type}" if part.size > 1 else device,
         ", bfloat16" if amp else "",
     )

@@ -15,6 +15,7 @@ from mist_core.models.mednext import resized_kernel
 from mist_core.plan import Plan, read_plan
 
 log = logging.getLogger(__name__)
+OTHER_PART = "not of the encoder"
 SHOWN = 6  # tensors that are named in the log; the others are counted
 
 # Weights (F, C, z, y, x) for n channels, from those for others. The response to channels that are
@@ -63,8 +64,12 @@ def begin_with(network: nn.Module, plan: Plan, settings: Train, fold: int = 0) -
             f"{_first(done.left)}. Choose other weights, or train without."
         )
     log.info("%s: %d tensors loaded", path, len(done.loaded))
-    log.info("%d adapted: %s", len(done.adapted), _first(done.adapted))
-    log.info("%d left as they were: %s", len(done.left), _first(done.left))
+    of_part = {name: why for name, why in done.left.items() if why != OTHER_PART}
+    for what, named in (("adapted", done.adapted), ("left as they were", of_part)):
+        if named:
+            log.info("%d %s: %s", len(named), what, _first(named))
+    if len(of_part) < len(done.left):
+        log.info("%d left as they were: %s", len(done.left) - len(of_part), OTHER_PART)
     return done
 
 
@@ -102,7 +107,7 @@ def transfer(
     prefixes = getattr(network, "encoder_names", ("encoder.",))
     for name, target in network.state_dict().items():
         if settings.pretrained_part == "encoder" and not name.startswith(prefixes):
-            done.left[name] = "not of the encoder"
+            done.left[name] = OTHER_PART
         elif name not in weights:
             done.left[name] = "not in the file"
         elif weights[name].shape == target.shape:

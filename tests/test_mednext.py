@@ -124,22 +124,6 @@ def test_names_tell_the_encoder():
     assert rest == {"encoder", "up", "decoder", "heads"}
 
 
-@pytest.mark.parametrize(
-    ("patch_size", "found", "remedy"),
-    [
-        ((20, 32, 48), "[48, 32, 20]", "[48, 32, 32]"),
-        ((16, 24, 100), "[100, 24, 16]", "[112, 32, 16]"),
-        ((8, 64, 64), "[64, 64, 8]", "[64, 64, 16]"),
-        ((16, 16, 16), "[16, 16, 16]", "[32, 16, 16]"),
-        ((4, 4, 4), "[4, 4, 4]", "[32, 16, 16]"),
-    ],
-)
-def test_a_patch_that_does_not_fit_is_named_before_the_first_image(patch_size, found, remedy):
-    with pytest.raises(ValueError, match=r"^patch_size: expected a multiple of 16") as caught:
-        network(patch_size=patch_size)
-    assert str(caught.value).endswith(f"found {found} (x, y, z). Take {remedy}.")
-
-
 @pytest.mark.parametrize("kernel_size", [1, 4, 9, "3", [3, 3, 3]])
 def test_a_kernel_that_does_not_exist_is_named(kernel_size):
     with pytest.raises(ValueError, match=r"^kernel_size: expected 3, 5 or 7, found "):

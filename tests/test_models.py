@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from mist_core.errors import DataError
 from mist_core.models import MODELS, build
 from mist_core.topology import ARCHITECTURES, divisor, topology
 
@@ -279,3 +280,25 @@ def test_items_of_a_batch_do_not_meet(name):
     both = image(patch_size, batch=2)
     one, other = model(both[:1])[0], model(both[1:])[0]
     torch.testing.assert_close(model(both)[0], torch.cat([one, other]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch_size", "take"),
+    [
+        ("mednext-base", (20, 32, 48), "[16, 32, 48]"),
+        ("mednext-base", (16, 16, 16), "[32, 16, 16]"),
+        ("swinunetr-small", (8, 64, 64), "[32, 64, 64]"),
+        ("nnunet", (33, 32, 32), "[32, 32, 32]"),
+        ("resenc-m", (30, 32, 32), "[32, 32, 32]"),
+    ],
+)
+def test_a_patch_that_does_not_fit_is_refused_before_the_first_image(name, patch_size, take):
+    """And not in the first step, where sizes of tensors would not match."""
+    with pytest.raises(ValueError, match=r"^patch_size: expected one that") as caught:
+        small(patch_size, name=name)
+    assert str(caught.value).endswith(f"found {list(patch_size)} (z, y, x). Take {take}.")
+
+
+def test_a_name_that_is_none_is_refused_with_those_that_there_are():
+    with pytest.raises(DataError, match=r"expected one of nnunet, nnunet-pocket.*found 'unet'"):
+        small(name="unet")

@@ -78,6 +78,7 @@ def losses(folder, model, **settings):
     torch.manual_seed(chosen.seed)
     fresh = for_plan(plan, chosen)
     trained = train([case], plan, chosen, 0, Paths(folder / "c.pt", folder / "logs"), "mine")
+    (folder / "c.pt").unlink()  # gigabytes, of the largest
     measure = criterion(plan, chosen, CPU)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         return [measure(each.train()(batch.images), batch, 0).item() for each in (fresh, trained)]

@@ -87,12 +87,6 @@ def test_names_tell_the_encoder():
     assert len(encoder) == len(list(model.network.swinViT.parameters()))
 
 
-@pytest.mark.parametrize("patch_size", [(32, 48, 64), (16, 64, 64), (32, 32, 32)])
-def test_a_patch_that_does_not_fit_is_named_before_the_first_image(patch_size):
-    with pytest.raises(ValueError, match=r"^patch_size: expected a multiple of 32 on every axis"):
-        network(patch_size=patch_size)
-
-
 @pytest.mark.parametrize("package", ["monai.networks.nets", "einops"])
 def test_a_missing_package_is_named(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

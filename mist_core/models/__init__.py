@@ -21,6 +21,7 @@ from mist_core.models.resenc import resenc_l, resenc_m
 from mist_core.models.swinunetr import swinunetr_base, swinunetr_large, swinunetr_small
 from mist_core.models.unet import nnunet, nnunet_pocket
 from mist_core.plan import Plan
+from mist_core.topology import nearest_patch
 
 Builder = Callable[..., nn.Module]  # (in_channels, out_channels, patch_size, spacing, **params)
 
@@ -53,9 +54,14 @@ def build(
 ) -> nn.Module:
     """A network with fresh weights: of this library, or ``module:function`` of one's own.
 
-    ``params`` are those of its builder. Raises DataError for others.
+    ``params`` are those of its builder; patch and spacing (mm) are (z, y, x). Raises DataError for
+    another name or other params, ValueError for values and patches that do not suit the network.
     """
-    builder = own.load(name) if own.is_own(name) else MODELS[name]
+    if name not in MODELS and not own.is_own(name):
+        raise DataError(f"expected one of {', '.join(MODELS)}, or module:function, found {name!r}.")
+    if name in MODELS:
+        _refuse_unfitting(name, patch_size, spacing)
+    builder = MODELS[name] if name in MODELS else own.load(name)
     arguments = (in_channels, out_channels, patch_size, spacing)
     try:
         inspect.signature(builder).bind(*arguments, **params)
@@ -66,6 +72,19 @@ def build(
         ) from None
     network: nn.Module = builder(*arguments, **params)
     return network
+
+
+def _refuse_unfitting(name: str, patch_size: Shape, spacing: Triple) -> None:
+    """Raise ValueError for a patch whose skip connections would not fit."""
+    if len(patch_size) != len(spacing) or min(patch_size) < 1:
+        raise ValueError(f"patch_size: expected three sizes above 0, found {list(patch_size)}.")
+    z, y, x = patch_size
+    near = nearest_patch((z, y, x), spacing, name)
+    if near != (z, y, x):
+        raise ValueError(
+            f"patch_size: expected one that {name} can halve to two voxels or more, found "
+            f"{list(patch_size)} (z, y, x). Take {list(near)}."
+        )
 
 
 def check_outputs(outputs: Any, images: Tensor, n_classes: int, name: str) -> None:

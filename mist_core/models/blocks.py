@@ -13,22 +13,6 @@ from mist_core.geometry import Shape
 SLOPE = 0.01  # of the leaky ReLU, and of the Kaiming initialisation that goes with it
 
 
-def check_patch(patch_size: Shape, divisor: int) -> None:
-    """Raise ValueError unless the network can halve the patch to whole voxels, down to two or more.
-
-    ``divisor`` is what each axis is divided by; a single voxel has no spread to normalise by.
-    """
-    if max(patch_size) > divisor and not any(size % divisor for size in patch_size):
-        return
-    fitting = [max(-(-size // divisor), 1) * divisor for size in patch_size]
-    if max(fitting) == divisor:
-        fitting[-1] = 2 * divisor
-    raise ValueError(
-        f"patch_size: expected a multiple of {divisor} on every axis and more than {divisor} on "
-        f"one of them, found {list(patch_size[::-1])} (x, y, z). Take {fitting[::-1]}."
-    )
-
-
 def run(block: nn.Module, *inputs: Tensor, checkpointing: bool) -> Any:
     """The block's output; with ``checkpointing`` its inside is not kept, but computed again for the
     gradient.

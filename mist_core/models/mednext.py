@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import check_patch, run
+from mist_core.models.blocks import run
 
 FEATURES = (32, 64, 128, 256, 512)  # of the levels, finest first
 COARSEST = len(FEATURES) - 1
-DIVISOR = 2**COARSEST  # of the patch, on every axis
 KERNELS = (3, 5, 7)
 
 
@@ -42,9 +41,8 @@ def mednext(
 ) -> nn.Module:
     """The network of a size, with depthwise kernels of 3, 5 or 7 voxels; any spacing has the same.
 
-    Raises ValueError for another kernel, and for a patch that cannot be halved four times.
+    Every axis of the patch can be halved four times. Raises ValueError for another kernel.
     """
-    check_patch(patch_size, DIVISOR)
     if kernel_size not in KERNELS:
         raise ValueError(f"kernel_size: expected 3, 5 or 7, found {kernel_size!r}.")
     return MedNeXt(size, in_channels, out_channels, kernel_size, gradient_checkpointing)

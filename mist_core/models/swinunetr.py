@@ -14,9 +14,6 @@ from torch import Tensor, nn
 
 from mist_core.errors import DataError
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import check_patch
-
-DIVISOR = 32  # of the patch, on every axis: tokens of 2 voxels, halved four times
 
 
 def swinunetr(
@@ -30,9 +27,9 @@ def swinunetr(
 ) -> nn.Module:
     """The network with this many features at full resolution; any spacing has the same.
 
-    Raises ValueError for a patch that cannot be divided by 32, DataError where MONAI is missing.
+    Axes of the patch are multiples of 32: tokens of 2 voxels, halved four times. Raises DataError
+    where MONAI is missing.
     """
-    check_patch(patch_size, DIVISOR)
     network = monai_network()(
         in_channels=in_channels,
         out_channels=out_channels,

@@ -38,7 +38,7 @@ from mist_core.errors import DataError, table_of
 from mist_core.files import parts_of, read_json, read_rows
 from mist_core.folds import deal_folds, write_recorded_folds
 from mist_core.lease import gpu_pool
-from mist_core.own import is_own, source_of
+from mist_core.own import check, is_own, source_of
 from mist_core.plan import left_out_of, part_read_by
 from mist_core.progress import Work, follow
 from mist_core.regions import membership
@@ -155,8 +155,8 @@ def problems_of_training(chosen, labels, classes):
                 'found none. Run: pip install "mist_core[swin]"'
             ] = None
         try:
-            source_of(settings.model)
-            source_of(settings.loss)
+            for own in filter(is_own, (settings.model, settings.loss)):
+                check(own)
             if settings.regions:
                 membership(labels, classes)
         except DataError as error:
@@ -278,6 +278,15 @@ def near(path):
     """A path as it is spelt from here, so that files are the same however they are named."""
     whole = Path(os.path.abspath(path))
     return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole
+
+
+def maker_of(path, chosen):
+    """The experiment of this run that makes a model file, if any does."""
+    homes = {
+        Path(chosen.results) / name / "models": name
+        for name in chosen.experiment_names()
+    }
+    return homes.get(path.parent)
 
 
 CONFIG, DATASET, FACTS, FOUND, FOLDS = checked()
@@ -587,15 +596,6 @@ def weights_of_this_run(wildcards):
     name = chosen_for(wildcards).train.pretrained_weights
     path = near(name.replace("{fold}", str(wildcards.fold)))
     return [str(path)] if name and maker_of(near(name), CONFIG) else []
-
-
-def maker_of(path, chosen):
-    """The experiment of this run that makes a model file, if any does."""
-    homes = {
-        Path(chosen.results) / name / "models": name
-        for name in chosen.experiment_names()
-    }
-    return homes.get(path.parent)
 
 
 @cache
