@@ -14,8 +14,10 @@ import SimpleITK as sitk
 import torch
 import yaml
 from conftest import ROOT, ball, grid
+from test_train import PLAN
 
 from mist_core.commands import home
+from mist_core.config import Train
 from mist_core.errors import DataError
 from mist_core.files import read_rows
 from mist_core.io import Volume, read_labels, write_volume
@@ -336,6 +338,20 @@ def test_the_stages_one_after_the_other_and_all_at_once(dataset, tmp_path):
     states = [torch.load(p, weights_only=True)["weights"] for p in [*folds, tmp_path / "mean.pt"]]
     for name, value in states[2].items():
         torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
+
+
+def test_counters_are_kept_and_no_halves_made_of_them(tmp_path):
+    plan, settings = PLAN.model_dump(mode="json"), Train().model_dump(mode="json")
+    for fold, number in enumerate((3, 4)):
+        weights = {"w": torch.tensor([float(number)]), "steps": torch.tensor(number)}
+        state = {"weights": weights, "plan": plan, "train": settings, "fold": fold}
+        torch.save(state, tmp_path / f"fold_{fold}.pt")
+    folds = [tmp_path / "fold_0.pt", tmp_path / "fold_1.pt"]
+    done = mist("average_weights", "--weights", *folds, "--output", tmp_path / "mean.pt")
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "mean.pt", weights_only=True)["weights"]
+    assert (found["w"].item(), found["steps"].item()) == (3.5, 3)
+    assert found["steps"].dtype == torch.int64
 
 
 @pytest.mark.slow
