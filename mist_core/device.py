@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
 from mist_core.errors import DataError
 
@@ -37,3 +38,26 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class _Convolution(nn.Conv3d):
+    """A convolution that is computed in float32 where bfloat16 has wrong gradients."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if all(n >= k for n, k in zip(input.shape[2:], self.kernel_size, strict=True)):
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def mend_small_convolutions(network: nn.Module, device: torch.device) -> None:
+    """Let a network be trained in bfloat16 on a CPU: change its convolutions in place.
+
+    The gradient of the weights is wrong there (torch 2.13 with oneDNN: memory that nobody wrote)
+    where the image is shorter than the kernel along an axis, as at the bottom of a U-Net.
+    """
+    if device.type != "cpu":
+        return
+    for module in network.modules():
+        if type(module) is nn.Conv3d:
+            module.__class__ = _Convolution

@@ -22,7 +22,12 @@ from mist_core import __version__
 from mist_core.augment import augment
 from mist_core.config import Train
 from mist_core.criterion import criterion
-from mist_core.device import MEMORY_FORMAT, enough_memory, has_bfloat16
+from mist_core.device import (
+    MEMORY_FORMAT,
+    enough_memory,
+    has_bfloat16,
+    mend_small_convolutions,
+)
 from mist_core.errors import DataError
 from mist_core.files import replacing
 from mist_core.models import check_outputs, for_plan, outputs_for
@@ -64,8 +69,7 @@ def train(
     device, part = join()
     amp = has_bfloat16(device) if settings.amp == "auto" else settings.amp
     torch.manual_seed(settings.seed + fold)
-    network = for_plan(plan, settings)
-    network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    network = new_network(plan, settings, device)
     model = part.wrapped(network)
     optimizer = new_optimizer(network, settings)
     average = averaged(network, settings.ema) if settings.ema else None
@@ -144,6 +148,14 @@ def train(
         board.close()
     leave()
     return average.module if average else network
+
+
+def new_network(plan: Plan, settings: Train, device: torch.device) -> nn.Module:
+    """The network that fits the plan, with fresh weights, on the device."""
+    network = for_plan(plan, settings)
+    network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    mend_small_convolutions(network, device)
+    return network
 
 
 def random_batch(

@@ -1,9 +1,12 @@
 """What the machine can do, and what it says when it cannot."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
-from mist_core.device import enough_memory
+from mist_core.device import enough_memory, mend_small_convolutions
 from mist_core.errors import DataError
 
 
@@ -21,3 +24,40 @@ def test_the_memory_of_a_gpu_is_named():
 def test_another_failure_stays_what_it_is():
     with pytest.raises(RuntimeError, match="mat1 and mat2"), enough_memory("Lower it."):
         torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel"),
+    [
+        ((2, 2, 2), 3),
+        ((2, 8, 8), 3),
+        ((8, 2, 1), 3),
+        ((1, 1, 2), 3),
+        ((4, 6, 6), 5),
+        ((6, 6, 6), 3),
+    ],
+)
+def test_weights_of_small_images_have_their_gradients_in_bfloat16(size, kernel):
+    """Where the image is shorter than the kernel, those of the library are arbitrary."""
+    torch.manual_seed(0)
+    convolution = nn.Sequential(nn.Conv3d(32, 32, kernel, padding=kernel // 2))
+    mend_small_convolutions(convolution, torch.device("cpu"))
+    x = torch.randn(2, 32, *size)
+    gradients = []
+    for amp in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            y = convolution(x)
+        y.float().square().sum().backward()
+        gradients.append(convolution[0].weight.grad)
+        convolution.zero_grad()
+    torch.testing.assert_close(*gradients, rtol=0.05, atol=0.02 * gradients[0].abs().max().item())
+
+
+def test_mended_networks_have_the_weights_that_they_had():
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Conv2d(1, 2, 3))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    mend_small_convolutions(network, torch.device("cpu"))
+    copied = copy.deepcopy(network)
+    assert copied.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in copied.state_dict().items())
+    assert type(network[1]) is nn.Conv2d
