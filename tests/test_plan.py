@@ -55,7 +55,9 @@ def test_a_plan_survives_its_file(tmp_path):
     write_json(path, plan.model_dump(mode="json"))
     assert read_plan(path) == plan
     told = {"dataset": "", "limit_cases": None, "analyze": {}}
-    assert json.loads(path.read_text()) == FIELDS | {"left_out": {}, "analysis": told}
+    info = FIELDS["dataset_info"] | {"ignore_label": None}
+    added = {"dataset_info": info, "left_out": {}, "analysis": told}
+    assert json.loads(path.read_text()) == FIELDS | added
 
 
 @pytest.mark.parametrize(

@@ -771,7 +771,7 @@ def test_what_a_training_lacks_is_said_before_any_job(project):
     assert code == 1
     assert "train.pretrained_weights: expected a model file, found none at none.pt" in output
     assert "my_nets:tiny: expected a file" in output
-    for name, words in (("a", "weights of another model"), ("b", "fold_{fold}.pt for weights of")):
+    for name, words in (("a", "weights of another model"), ("b", "fold_{fold}.pt for weights in")):
         project.config["experiments"] = {name: {}, "a": {}}
         weights = {"pretrained_weights": "results/a/models/fold_0.pt"}
         project.config["experiments"][name] = {"train": weights}

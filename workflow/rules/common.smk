@@ -175,10 +175,10 @@ def problems_of_weights(chosen, experiment, settings):
     maker = maker_of(near(name), chosen)
     if maker == experiment:
         yield f"{place} weights of another model, found its own, {name}. Name another experiment."
-    elif maker and "{fold}" not in name:
+    elif near(name).is_relative_to(chosen.results) and "{fold}" not in name:
         yield (
-            f"{place} fold_{{fold}}.pt for weights of the experiment {maker}, found {name}: other "
-            "folds would begin with what it learnt from the cases that they hold out."
+            f"{place} fold_{{fold}}.pt for weights in {chosen.results}, found {name}: other folds "
+            "would begin with what it learnt from the cases that they hold out."
         )
     elif not maker:
         for fold in range(chosen.analyze.folds):
