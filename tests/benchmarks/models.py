@@ -25,7 +25,8 @@ from mist_core.models import build
 from mist_core.topology import ARCHITECTURES
 
 SPACING = (1.0, 1.0, 1.0)
-REFERENCE = {  # MIST 2.3.0, one channel, two classes
+USUAL_PATCH = (128, 128, 128)
+REFERENCE = {  # MIST 2.3.0, one channel, two classes, the usual patch
     "nnunet": 31_420_198,
     "nnunet-pocket": 767_974,
     "fmgnet": 3_170_694,
@@ -125,6 +126,11 @@ def measured(args: argparse.Namespace) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1e9
+    if callable(ARCHITECTURES[args.one].levels):  # as many as the patch has: counted for the usual
+        with torch.device("meta"):
+            network = build(
+                args.one, in_channels=1, out_channels=2, patch_size=USUAL_PATCH, spacing=SPACING
+            )
     count = sum(p.numel() for p in network.parameters())
     return {"parameters": count, "first": first, "step": seconds, "peak": peak}
 
