@@ -226,6 +226,10 @@ class Train(Section):
     gpus: int = Field(1, ge=1, description="GPUs that train one fold, each with its batch_size")
     augment: Augment = Augment()
 
+    def weights_for(self, fold: int) -> str:
+        """The model file to begin a fold with: ``{fold}`` in its name is the fold's number."""
+        return self.pretrained_weights.replace("{fold}", str(fold))
+
 
 class Predict(Section):
     """Label maps on the original grid of every case."""

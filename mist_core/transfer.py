@@ -36,18 +36,13 @@ class Transferred:
     left: dict[str, str] = field(default_factory=dict)  # and why
 
 
-def weights_of(settings: Train, fold: int) -> Path:
-    """The file to begin a fold with: ``{fold}`` in its name is the number of the fold."""
-    return Path(settings.pretrained_weights.replace("{fold}", str(fold)))
-
-
 def begin_with(network: nn.Module, plan: Plan, settings: Train, fold: int = 0) -> Transferred:
     """Load ``settings.pretrained_weights`` into a fresh network, as far as they fit; log what was.
 
     Raises DataError for a file that is no model, or one of another architecture, and where nothing
     fits.
     """
-    path = weights_of(settings, fold)
+    path = Path(settings.weights_for(fold))
     state = read_model_file(path)
     if state.train.model != settings.model:
         raise DataError(

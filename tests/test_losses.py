@@ -27,15 +27,6 @@ COMPOSITE = ("bl", "hdos", "gsl", "cldice", "volumetric_sddl", "vessel_sddl")
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """For tiny arrays the threads would mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_pair(seed, classes=4, batch=2, size=SIZE):
     """Logits (B, K, Z, Y, X) and class indices (B, Z, Y, X), as the patches have them."""
     generator = torch.Generator().manual_seed(seed)

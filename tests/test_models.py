@@ -20,15 +20,6 @@ SOME = [name for name in MODELS if not name.endswith(("medium", "large", "r-base
 BY_RULE = [name for name in MODELS if callable(ARCHITECTURES[name].levels)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are fastest on one thread, above all beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small(
     patch_size=PATCH, spacing=CUBE, in_channels=2, out_channels=3, name="nnunet", seed=0, **params
 ):

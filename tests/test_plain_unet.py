@@ -23,15 +23,6 @@ GOLDEN = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are fastest on one thread, above all beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def network(name):
     return build(name, in_channels=2, out_channels=3, patch_size=PATCH, spacing=SPACING)
 

@@ -17,7 +17,7 @@ from mist_core.geometry import Shape, Triple
 from mist_core.models.mednext import mednext_base, mednext_large, mednext_medium, mednext_small
 from mist_core.models.mgnet import fmgnet, wnet
 from mist_core.models.plain_unet import nnunet_plain
-from mist_core.models.resenc import resenc_l, resenc_m
+from mist_core.models.resenc import resenc
 from mist_core.models.swinunetr import swinunetr_base, swinunetr_large, swinunetr_small
 from mist_core.models.unet import nnunet, nnunet_pocket
 from mist_core.plan import Plan
@@ -29,8 +29,8 @@ MODELS: Mapping[str, Builder] = {
     "nnunet": nnunet,
     "nnunet-pocket": nnunet_pocket,
     "nnunet-plain": nnunet_plain,
-    "resenc-m": resenc_m,
-    "resenc-l": resenc_l,
+    "resenc-m": resenc,
+    "resenc-l": resenc,
     "fmgnet": fmgnet,
     "wnet": wnet,
     "mednext-small": mednext_small,

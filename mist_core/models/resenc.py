@@ -3,7 +3,7 @@
 Isensee et al., "nnU-Net Revisited", MICCAI 2024, arXiv 2404.09556. Shortcut by average pooling: He
 et al., "Bag of Tricks for Image Classification", CVPR 2019, arXiv 1812.01187.
 
-M and L have the same blocks. They differ in the memory for which the patch is planned, 8 and 24 GB:
+M and L are one network. They differ in the memory for which a patch is planned, 8 and 24 GB there:
 a larger patch has more levels.
 
 Shapes: B batch, F features of a stage, (Z, Y, X) voxels.
@@ -22,7 +22,7 @@ MORE_BLOCKS = 6  # in each stage after them
 DECODER_CONVOLUTIONS = 1
 
 
-def resenc_m(
+def resenc(
     in_channels: int,
     out_channels: int,
     patch_size: Shape,
@@ -45,24 +45,6 @@ def resenc_m(
         stages, features, levels, DECODER_CONVOLUTIONS, out_channels, gradient_checkpointing
     )
     return network.apply(_start_at_shortcut)
-
-
-def resenc_l(
-    in_channels: int,
-    out_channels: int,
-    patch_size: Shape,
-    spacing: Triple,
-    *,
-    gradient_checkpointing: bool = False,
-) -> nn.Module:
-    """The blocks of ``resenc_m``, for a patch planned with three times the memory."""
-    return resenc_m(
-        in_channels,
-        out_channels,
-        patch_size,
-        spacing,
-        gradient_checkpointing=gradient_checkpointing,
-    )
 
 
 def _stage(number: int, in_features: int, out_features: int, level: Level) -> list[nn.Module]:

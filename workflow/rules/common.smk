@@ -148,10 +148,10 @@ def problems_of_training(chosen, labels, classes):
         settings = chosen.for_experiment(name).train
         for problem in problems_of_weights(chosen, name, settings):
             problems[problem] = None
-        missing = [each for each in ("monai", "einops") if not find_spec(each)]
-        if settings.model.startswith("swinunetr") and missing:
+        needed = ("monai", "einops") if settings.model.startswith("swinunetr") else ()
+        for package in (each for each in needed if not find_spec(each)):
             problems[
-                f"config: train.model: expected the package {missing[0]} for {settings.model}, "
+                f"config: train.model: expected the package {package} for {settings.model}, "
                 'found none. Run: pip install "mist_core[swin]"'
             ] = None
         try:
@@ -182,7 +182,7 @@ def problems_of_weights(chosen, experiment, settings):
         )
     elif not maker:
         for fold in range(chosen.analyze.folds):
-            path = Path(name.replace("{fold}", str(fold)))
+            path = Path(settings.weights_for(fold))
             if not is_zipfile(path):
                 found = "another kind of file" if path.is_file() else "none"
                 yield f"{place} a model file, found {found} at {path}. Mend the path."
@@ -587,15 +587,13 @@ def foreign(wildcards):
 
 def weights(chosen):
     """The files whose weights the folds of an experiment begin with."""
-    name = chosen.train.pretrained_weights
-    return sorted({name.replace("{fold}", str(fold)) for fold in TO_TRAIN} - {""})
+    return sorted({chosen.train.weights_for(fold) for fold in TO_TRAIN} - {""})
 
 
 def weights_of_this_run(wildcards):
     """Weights to begin with that another experiment of this run makes."""
-    name = chosen_for(wildcards).train.pretrained_weights
-    path = near(name.replace("{fold}", str(wildcards.fold)))
-    return [str(path)] if name and maker_of(near(name), CONFIG) else []
+    name = chosen_for(wildcards).train.weights_for(wildcards.fold)
+    return [str(near(name))] if name and maker_of(near(name), CONFIG) else []
 
 
 @cache

@@ -13,7 +13,6 @@ from mist_core.files import read_json, read_rows
 from mist_core.lease import held_files, take_gpus
 from mist_core.patches import open_case
 from mist_core.plan import parse_plan, part_read_by
-from mist_core.transfer import weights_of
 
 
 def main() -> None:
@@ -52,7 +51,7 @@ def fit(args: argparse.Namespace, settings: Train) -> None:
     arrays = {i: cli.content_of(args.numpy, i, [f"{k}/{i}.npy" for k in kinds]) for i in ids}
     sources = [path.read_text(encoding="utf-8") for path in args.tracked]
     obeyed = part_read_by("train", plan_fields, settings.regions)
-    weights = weights_of(settings, args.fold)
+    weights = Path(settings.weights_for(args.fold))
     begun_with = cli.content([weights]) if settings.pretrained_weights and weights.exists() else ""
     foreign = [args.foreign, begun_with]
     identity = cli.digest(args.settings, obeyed, arrays, sources, foreign, cli.again())
