@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import SLOPE, Convolution, initialise, run
+from mist_core.models.blocks import Convolution, initialise, run
 from mist_core.topology import Level, nnunet_v2_topology
 
 MAX_FEATURES = 320
@@ -114,8 +114,7 @@ class Convolutions(nn.Sequential):
         layers: list[nn.Module] = []
         for i in range(number):
             before, step = (in_features, stride) if i == 0 else (out_features, (1, 1, 1))
-            layers.append(Convolution(before, out_features, kernel, step, bias=True))
-            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+            layers.append(Convolution(before, out_features, kernel, step, bias=True, leaky=True))
         super().__init__(*layers)
 
 

@@ -63,7 +63,9 @@ class PooledResidualBlock(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, level: Level) -> None:
         super().__init__()
-        self.first = Convolution(in_features, out_features, level.kernel, level.stride, bias=True)
+        self.first = Convolution(
+            in_features, out_features, level.kernel, level.stride, bias=True, leaky=True
+        )
         self.second = Convolution(out_features, out_features, level.kernel, bias=True)
         self.shortcut = nn.Sequential()
         if level.stride != (1, 1, 1):
@@ -73,8 +75,8 @@ class PooledResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F in, Z, Y, X) to (B, F out, Z / stride, ...)."""
-        y = F.leaky_relu(self.first(x), SLOPE, inplace=True)
-        return F.leaky_relu(self.second(y).add_(self.shortcut(x)), SLOPE, inplace=True)
+        y = self.second(self.first(x)).add_(self.shortcut(x))
+        return F.leaky_relu(y, SLOPE, inplace=True)
 
 
 def _start_at_shortcut(module: nn.Module) -> None:

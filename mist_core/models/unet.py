@@ -96,7 +96,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, level: Level) -> None:
         super().__init__()
-        self.first = Convolution(in_features, out_features, level.kernel, level.stride)
+        self.first = Convolution(in_features, out_features, level.kernel, level.stride, leaky=True)
         self.second = Convolution(out_features, out_features, level.kernel)
         same = in_features == out_features and level.stride == (1, 1, 1)
         self.shortcut = (
@@ -105,8 +105,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F in, Z, Y, X) to (B, F out, Z / stride, ...)."""
-        y = F.leaky_relu(self.first(x), SLOPE, inplace=True)
-        return F.leaky_relu(self.second(y).add_(self.shortcut(x)), SLOPE, inplace=True)
+        y = self.second(self.first(x)).add_(self.shortcut(x))
+        return F.leaky_relu(y, SLOPE, inplace=True)
 
 
 class UpBlock(nn.Module):
@@ -115,11 +115,10 @@ class UpBlock(nn.Module):
     def __init__(self, in_features: int, out_features: int, level: Level) -> None:
         super().__init__()
         self.up = nn.ConvTranspose3d(in_features, out_features, level.stride, level.stride)
-        self.first = Convolution(2 * out_features, out_features, level.kernel)
-        self.second = Convolution(out_features, out_features, level.kernel)
+        self.first = Convolution(2 * out_features, out_features, level.kernel, leaky=True)
+        self.second = Convolution(out_features, out_features, level.kernel, leaky=True)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, F in, Z, Y, X) and skip (B, F out, Z * stride, ...) to the skip's shape."""
-        x = torch.cat([self.up(x), skip], dim=1)
-        x = F.leaky_relu(self.first(x), SLOPE, inplace=True)
-        return F.leaky_relu(self.second(x), SLOPE, inplace=True)
+        joined: Tensor = self.second(self.first(torch.cat([self.up(x), skip], dim=1)))
+        return joined

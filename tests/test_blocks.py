@@ -1,0 +1,81 @@
+"""Blocks that networks share: normalisation against torch's own."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from mist_core.models.blocks import SLOPE, InstanceNorm
+
+SIZE = (3, 5, 2, 4, 3)  # (B, F, Z, Y, X)
+
+
+def normaliser(leaky, dtype=torch.float64):
+    torch.manual_seed(0)
+    norm = InstanceNorm(SIZE[1], leaky=leaky).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    return norm
+
+
+def expected(norm, x):
+    y = F.instance_norm(x, weight=norm.weight, bias=norm.bias)
+    return F.leaky_relu(y, SLOPE) if norm.leaky else y
+
+
+def images(seed=0, dtype=torch.float64, channels_last=True):
+    x = torch.randn(SIZE, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last_3d) if channels_last else x
+    return x.requires_grad_()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("leaky", [True, False])
+def test_values_and_gradients_are_those_of_torch(leaky, channels_last):
+    norm, x = normaliser(leaky), images(channels_last=channels_last)
+    wanted = torch.randn(SIZE, dtype=x.dtype)
+    inputs = (x, norm.weight, norm.bias)
+    found = torch.autograd.grad((norm(x) * wanted).sum(), inputs)
+    correct = torch.autograd.grad((expected(norm, x) * wanted).sum(), inputs)
+    torch.testing.assert_close(norm(x), expected(norm, x))
+    torch.testing.assert_close(found, correct)
+
+
+@pytest.mark.parametrize("leaky", [True, False])
+def test_gradients_by_differences(leaky):
+    norm = normaliser(leaky)
+    assert torch.autograd.gradcheck(norm, images())
+
+
+def test_half_precision_is_that_of_one_rounding():
+    norm, x = normaliser(leaky=True, dtype=torch.float32), images(dtype=torch.float32)
+    half = norm(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        half.float(), expected(norm, x.bfloat16().float()), rtol=0, atol=0.02
+    )
+
+
+@given(st.floats(0.1, 100), st.floats(-50, 50))
+def test_brightness_and_contrast_of_an_item_do_not_matter(scale, shift):
+    norm, x = normaliser(leaky=True), images().detach()
+    changed = x.clone()
+    changed[1] = changed[1] * scale + shift
+    # To the epsilon beside the variance.
+    torch.testing.assert_close(norm(changed), norm(x), rtol=0, atol=1e-2)
+    assert torch.equal(norm(changed)[0], norm(x)[0])
+
+
+def test_an_item_does_not_depend_on_its_batch():
+    norm, x = normaliser(leaky=True), images().detach()
+    assert torch.equal(norm(x)[1:2], norm(x[1:2]))
+
+
+def test_summed_in_place_as_residual_blocks_do():
+    norm, x = normaliser(leaky=False), images()
+    F.leaky_relu(norm(x).add_(x), SLOPE, inplace=True).sum().backward()
+    found = x.grad.clone()
+    x.grad = None
+    F.leaky_relu(expected(norm, x) + x, SLOPE).sum().backward()
+    torch.testing.assert_close(found, x.grad)
