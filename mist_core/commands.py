@@ -30,7 +30,6 @@ CORES = re.compile(r"-[cj]\d*|--(cores|jobs|executor|profile|workflow-profile)(=
 PROFILE = "--workflow-profile"
 OF_THE_ANALYSIS = ("fingerprint", "analyze", "describe")  # rules
 # Flags of the stages that this version does not have yet: refused by name, never ignored.
-NOT_YET = ("--val-percent",)
 
 
 def home() -> Path:
@@ -187,6 +186,12 @@ def _training(flags: Flags) -> None:
         "how those weights are fitted to other channels",
         choices=("average", "first", "skip"),
     )
+    add(
+        "--val-percent",
+        "train.val_percent",
+        "share of the training cases set aside, of which the best weights are taken; 0: none",
+        type=float,
+    )
     add("--folds", "folds_to_train", "folds to train", nargs="+", type=int)
     flags.parser.add_argument(
         "--num-workers-evaluate",
@@ -195,9 +200,6 @@ def _training(flags: Flags) -> None:
         help="processes of an evaluation (default: one for eight cases)",
     )
     flags.add_switch("--resume", "go on from the checkpoints: always done")
-    later = flags.parser.add_argument_group("not in this version yet")
-    shown = "%(default)s is all there is"
-    later.add_argument("--val-percent", type=float, default=0.0, help=f"cases set aside; {shown}")
 
 
 def analyze() -> None:
@@ -253,13 +255,6 @@ def _snakemake(
 ) -> list[str]:
     """The command that does what the flags say; its config is written."""
     given = vars(args)
-    for name in NOT_YET:
-        key = name.strip("-").replace("-", "_")
-        if key in given and given[key] != flags.parser.get_default(key):
-            raise DataError(
-                f"{name}: expected nothing but {flags.parser.get_default(key)}, found "
-                f"{given[key]}: this version has no other yet. Leave it out."
-            )
     if given.get("resume") and given["overwrite"]:
         raise DataError("--resume: expected no --overwrite beside it, found both. Choose one.")
     chosen: dict[str, Any] = {}

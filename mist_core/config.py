@@ -54,6 +54,11 @@ LOSSES: Mapping[str, tuple[str, ...]] = {  # names, and parameters that the user
     "tversky": ("false_positives", "false_negatives"),
     "focal_dice": ("gamma",),
 }
+# Of a training that goes on.
+MAY_CHANGE = (
+    *("epochs", "minutes", "early_stopping"),
+    *("validate_every", "checkpoint_minutes", "workers"),
+)
 LOSSES_OF_DISTANCES = ("bl", "hdos", "gsl")  # they need preprocess.compute_dtms
 # Folders that the run itself makes under results/, where experiments live.
 RESERVED_EXPERIMENTS = (
@@ -221,10 +226,51 @@ class Train(Section):
     foreground_probability: float = Field(
         0.6, ge=0, le=1, description="share of patches placed on a voxel of a random class"
     )
-    amp: Auto | bool = Field("auto", description="bfloat16; auto: where the hardware has it")
+    accumulate: int = Field(
+        1, ge=1, description="batches whose gradients are added up before a step is taken"
+    )
+    amp: Auto | bool | Literal["float16"] = Field(
+        "auto", description="true: bfloat16; auto: where the hardware has it"
+    )
+    compile: bool = Field(False, description="compile the network (torch.compile) before training")
+    minutes: Positive | None = Field(
+        None, description="end after so long, with the learning rate fitted to it, if not before"
+    )
+    val_percent: float = Field(
+        0.0, ge=0, lt=1, description="share of the training cases set aside for validation"
+    )
+    validate_every: Auto | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="epochs; 0: never; auto: as often as costs a twentieth of the time"
+    )
+    model_selection: Literal["auto", "last", "best"] = Field(
+        "auto", description="which weights are the model; auto: the best if val_percent is set"
+    )
+    early_stopping: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="end after so many epochs without a better validation"
+    )
+    checkpoint_minutes: float = Field(10.0, ge=0, description="between checkpoints")
+    workers: Auto | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="processes that read patches; auto: none if the arrays fit in memory"
+    )
     seed: int = Field(42, ge=0)
     gpus: int = Field(1, ge=1, description="GPUs that train one fold, each with its batch_size")
     augment: Augment = Augment()
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the model is that of the best validation, not that of the last step."""
+        return self.model_selection == "best" or (
+            self.model_selection == "auto" and self.val_percent > 0
+        )
+
+    @property
+    def chooses_by_held_out(self) -> bool:
+        """Whether the cases that score the model choose it, too."""
+        return self.takes_best and self.val_percent == 0
+
+    def kept(self) -> dict[str, Any]:
+        """What must stay as it is for a run to go on: all but when it ends and what it shows."""
+        return self.model_dump(mode="json", exclude=set(MAY_CHANGE))
 
     def weights_for(self, fold: int) -> str:
         """The model file to begin a fold with: ``{fold}`` in its name is the fold's number."""
@@ -397,6 +443,17 @@ def problems_of_networks_and_losses(config: Config) -> list[str]:
             problems.append(
                 f"{place}train.pretrained_config: expected train.pretrained_weights beside it, "
                 "found none. Name the weights, too."
+            )
+        if own.train.early_stopping and not own.train.takes_best:
+            problems.append(
+                f"{place}train.early_stopping: expected train.val_percent above 0 beside it, or "
+                "train.model_selection best, found neither. The cases that score a model do not "
+                "say when to stop unless they are asked."
+            )
+        if own.train.takes_best and own.train.validate_every == 0:
+            problems.append(
+                f"{place}train.validate_every: expected auto or more than 0 where the best model "
+                "is taken, found 0. Mend it, or set train.model_selection to last."
             )
         if own.train.loss not in LOSSES_OF_DISTANCES:
             continue

@@ -86,6 +86,38 @@ def _shuffled(patient: str) -> str:
     return hashlib.sha256(patient.encode()).hexdigest()
 
 
+def in_random_order(cases: Iterable[str], seed: int) -> list[str]:
+    """An order in which a case keeps its place among the others when one comes or goes."""
+    return sorted(cases, key=lambda case: _shuffled(f"{seed} {case}"))
+
+
+def set_aside(
+    cases: Sequence[str], share: float, seed: int, patients: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """Cases to learn from, and at least ``share`` of them to validate with, in a random order.
+
+    The cases of a patient stay together. Raises DataError where nothing is left to learn from.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        members[patients.get(case, case)].append(case)
+    aside: list[str] = []
+    for patient in in_random_order(members, seed):
+        if len(aside) < share * len(cases):
+            aside += members[patient]
+    if len(aside) == len(cases):
+        raise DataError(
+            f"config: train.val_percent: expected a share that leaves cases to learn from, found "
+            f"{share:g} of {len(members)} patients. Lower it."
+        )
+    return [case for case in cases if case not in aside], aside
+
+
+def read_patients(case_table: Path) -> dict[str, str]:
+    """The patient of each case of a user's table; none where it has no such column."""
+    return {row["id"]: row["patient"] for row in read_rows(case_table) if row.get("patient")}
+
+
 def read_case_table(
     path: Path, cases: Iterable[str], n_folds: int
 ) -> tuple[dict[str, str], dict[str, int]]:

@@ -12,7 +12,7 @@ from mist_core.config import Train
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 WARMUP_FROM = 0.01  # of the learning rate
-LONGEST_WARMUP = 10  # a tenth of the run: or a short one would never reach its learning rate
+LONGEST_WARMUP = 0.1  # of the run: or a short one would never reach its learning rate
 
 OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], Optimizer]] = {
     "adam": lambda weights, rate, decay: Adam(weights, rate, weight_decay=decay, fused=True),
@@ -36,16 +36,15 @@ def new_optimizer(network: nn.Module, settings: Train) -> Optimizer:
     return new(network.parameters(), settings.learning_rate, settings.weight_decay)
 
 
-def learning_rate(step: int, all_steps: int, epoch_steps: int, settings: Train) -> float:
-    """Linear warm-up from a hundredth, then the schedule, counted in steps.
+def learning_rate(done: float, settings: Train) -> float:
+    """Linear warm-up from a hundredth, then the schedule, at a share of the run from 0 to 1.
 
     The warm-up takes ``warmup_epochs``, but never more than a tenth of the run.
     """
-    warmup = min(settings.warmup_epochs * epoch_steps, all_steps // LONGEST_WARMUP)
-    if step < warmup:
-        return settings.learning_rate * (WARMUP_FROM + (1 - WARMUP_FROM) * step / warmup)
-    done = (step - warmup) / max(all_steps - warmup, 1)
-    return settings.learning_rate * SCHEDULES[settings.lr_scheduler](done)
+    warmup = min(settings.warmup_epochs / settings.epochs, LONGEST_WARMUP)
+    if done < warmup:
+        return settings.learning_rate * (WARMUP_FROM + (1 - WARMUP_FROM) * done / warmup)
+    return settings.learning_rate * SCHEDULES[settings.lr_scheduler]((done - warmup) / (1 - warmup))
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

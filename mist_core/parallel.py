@@ -10,7 +10,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -26,19 +28,31 @@ class Part:
     rank: int = 0
     size: int = 1
 
-    def items(self, batch_size: int) -> range:
-        """Numbers of the items of the whole batch that are this process's own."""
-        return range(self.rank * batch_size, (self.rank + 1) * batch_size)
-
     def wrapped(self, network: nn.Module) -> nn.Module:
         """The network, with gradients averaged over all processes."""
         return network if self.size == 1 else DistributedDataParallel(network)
 
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a value over all processes."""
+    def sharing(self, model: Any, gradients: bool) -> AbstractContextManager[None]:
+        """In which a backward pass averages gradients over all processes, or does not yet."""
+        return nullcontext() if gradients or self.size == 1 else model.no_sync()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a value over all processes."""
         if self.size > 1:
             distributed.all_reduce(value)
-        return value / self.size
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a value over all processes."""
+        return self.sum(value) / self.size
+
+    def agreed(self, value: float, device: torch.device) -> float:
+        """The value that the first process has."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, device=device, dtype=torch.float32)
+        distributed.broadcast(shared, 0)
+        return float(shared)
 
 
 def start(processes: int, script: Sequence[str], keep: Sequence[int] = ()) -> int:

@@ -1,8 +1,9 @@
 """Pieces of volumes: random ones to train on, and a window that slides over a whole image."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from functools import cached_property, lru_cache
+from itertools import combinations, pairwise, product
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,18 @@ class TrainingCase:
     coordinates: NDArray[np.int32]  # rows (class, z, y, x), sorted by class
     distance_maps: NDArray[np.floating] | None = None  # (K, Z, Y, X), where they are asked for
 
+    @cached_property
+    def rows_of_classes(self) -> list[tuple[int, int]]:
+        """First and last row + 1 of the coordinates of each class that is there."""
+        _, firsts = np.unique(self.coordinates[:, 0], return_index=True)
+        return list(pairwise([*firsts.tolist(), len(self.coordinates)]))
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all arrays that patches are taken from."""
+        maps = 0 if self.distance_maps is None else self.distance_maps.nbytes
+        return self.image.nbytes + self.labels.nbytes + maps
+
 
 class Batch(NamedTuple):
     """Patches of several cases."""
@@ -36,13 +49,32 @@ class Batch(NamedTuple):
     distance_maps: Tensor | None = None  # (B, K, Z, Y, X)
 
 
+@dataclass(frozen=True)
+class StoredCases(Sequence[TrainingCase]):
+    """The cases that preprocess wrote to a folder, by their ids, each opened when it is asked for.
+
+    So there may be more of them than files that a process may hold open.
+    """
+
+    folder: Path
+    ids: Sequence[str]
+    with_distances: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: Any) -> Any:
+        return open_case(self.folder, self.ids[number], self.with_distances)
+
+
+@lru_cache(maxsize=128)
 def open_case(folder: Path, case_id: str, with_distances: bool = False) -> TrainingCase:
     """Map the arrays that preprocess wrote for one case."""
     return TrainingCase(
         case_id,
         open_array(folder / "images" / f"{case_id}.npy"),
         open_array(folder / "labels" / f"{case_id}.npy"),
-        np.array(open_array(folder / "foreground" / f"{case_id}.npy")),
+        open_array(folder / "foreground" / f"{case_id}.npy"),
         open_array(folder / "dtms" / f"{case_id}.npy") if with_distances else None,
     )
 
@@ -64,11 +96,9 @@ def draw_patch(
         int(generator.integers(0, max(n - p, 0) + 1))
         for n, p in zip(shape, patch_size, strict=True)
     ]
-    if case.coordinates.size and generator.random() < foreground_probability:
-        classes, firsts = np.unique(case.coordinates[:, 0], return_index=True)
-        ends = [*firsts[1:], len(case.coordinates)]
-        pick = int(generator.integers(len(classes)))
-        voxel = case.coordinates[int(generator.integers(firsts[pick], ends[pick])), 1:]
+    if case.rows_of_classes and generator.random() < foreground_probability:
+        rows = case.rows_of_classes[int(generator.integers(len(case.rows_of_classes)))]
+        voxel = case.coordinates[int(generator.integers(*rows)), 1:]
         inside = [int(generator.integers(p)) for p in patch_size]
         start = [
             min(max(int(v) - i, 0), max(n - p, 0))
@@ -87,7 +117,7 @@ def draw_patch(
 
 
 def draw_batch(
-    cases: list[TrainingCase],
+    cases: Sequence[TrainingCase],
     items: Iterable[int],
     patch_size: Shape,
     foreground_probability: float,
@@ -101,7 +131,7 @@ def draw_batch(
     patches = []
     for item in items:
         generator = np.random.default_rng([*seed, item])
-        case = cases[int(generator.integers(len(cases)))]
+        case = draw_case(cases, generator)
         patches.append(draw_patch(case, patch_size, foreground_probability, generator))
     images, labels, maps = zip(*patches, strict=True)
     return Batch(
@@ -109,6 +139,11 @@ def draw_batch(
         torch.from_numpy(np.stack(labels)),
         None if maps[0] is None else torch.from_numpy(np.stack(maps)),
     )
+
+
+def draw_case(cases: Sequence[TrainingCase], generator: np.random.Generator) -> TrainingCase:
+    """A random case: what is drawn first for an item."""
+    return cases[int(generator.integers(len(cases)))]
 
 
 def sliding_window(

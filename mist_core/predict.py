@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mist_core.augment import flip_axes
 from mist_core.config import Predict, Train
-from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, has_bfloat16
+from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision
 from mist_core.files import read_json
 from mist_core.geometry import Origin
 from mist_core.io import Volume, open_array
@@ -67,9 +67,8 @@ def predict_array(
 ) -> Volume:
     """The label map of a preprocessed image (C, Z, Y, X) on the grid that it came from."""
     device = best_device()
-    wanted = models[0].train.amp
-    amp = has_bfloat16(device) if wanted == "auto" else wanted
-    logits = predict(models, image, settings, device, amp)
+    half = half_precision(models[0].train.amp, device)
+    logits = predict(models, image, settings, device, half)
     return restore(logits, origin, models[0].plan.dataset_info.labels)
 
 
@@ -78,12 +77,12 @@ def predict(
     image: NDArray[np.float32],
     settings: Predict,
     device: torch.device,
-    amp: bool,
+    half: torch.dtype | None,
 ) -> Tensor:
     """Mean logits (K, Z, Y, X) of the labels, float32, of models for an image (C, Z, Y, X)."""
     tensor = torch.tensor(image, device=device, dtype=torch.float32)
     total: Tensor | None = None
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+    with torch.inference_mode(), torch.autocast(device.type, half, enabled=half is not None):
         for model in models:
             logits = sliding_window(
                 model.network,

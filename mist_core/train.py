@@ -1,47 +1,52 @@
 """Train one network on one fold, from memory-mapped arrays to one file that is enough to predict.
 
-Everything random comes from (seed, fold, step), so a run that was stopped goes on from its
+Everything random comes from (seed, fold, step, item), so a run that was stopped goes on from its
 checkpoint as if it had not been.
 """
 
-import csv
 import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.optim.swa_utils import AveragedModel
 
-from mist_core import __version__
-from mist_core.augment import augment
+from mist_core import __version__, checkpoint
 from mist_core.config import Train
 from mist_core.criterion import criterion
 from mist_core.device import (
     MEMORY_FORMAT,
     enough_memory,
-    has_bfloat16,
+    half_precision,
+    is_idle,
     mend_small_convolutions,
+    tune,
 )
 from mist_core.errors import DataError
 from mist_core.files import replacing
+from mist_core.loading import Draws, augmented, batches
 from mist_core.models import check_outputs, for_plan, outputs_for
 from mist_core.optimizers import averaged, learning_rate, new_optimizer, set_learning_rate
 from mist_core.own import is_own
-from mist_core.parallel import join, leave
-from mist_core.patches import Batch, TrainingCase, draw_batch
+from mist_core.parallel import Part, join, leave
+from mist_core.patches import TrainingCase
 from mist_core.plan import Plan
+from mist_core.records import Records
 from mist_core.transfer import begin_with
+from mist_core.validation import Validation, dice_of, validation_of
 
 log = logging.getLogger(__name__)
 
 STEPS_PER_EPOCH = 250
-DRAW, AUGMENT = 0, 1  # what a random stream is for
+LONGEST_VALIDATION = 0.1  # of the time
+LOSSES_AT_ONCE = 10  # are fetched from the device, which would wait for each
 
 
 @dataclass(frozen=True)
@@ -52,208 +57,386 @@ class Paths:
     logs: Path
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network, and why these are its weights."""
+
+    network: nn.Module
+    chosen: str
+
+
+@dataclass
+class State:
+    """What a checkpoint holds besides the weights and the optimiser."""
+
+    step: int = 0  # steps done
+    seconds: float = 0.0  # that took
+    losses: list[float] = field(default_factory=list)  # of the steps of this epoch
+    stepping: float = 0.0  # seconds of this epoch, without validation
+    waiting: float = 0.0  # of them for data
+    validating: float = 0.0  # seconds of all epochs
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights
+    best_dice: float = -math.inf
+    best_epoch: int = 0
+    finished: bool = False
+
+
+@dataclass(eq=False)
+class Learner:
+    """A network, and what changes its weights."""
+
+    network: nn.Module
+    model: Any  # the network as it is trained: compiled, one of several processes
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of losses in float16, whose gradients would vanish
+    average: AveragedModel | None
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is to be used."""
+        return self.average.module if self.average else self.network
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        return parts | ({"average": self.average} if self.average else {})
+
+    def step(self, largest_norm: float) -> None:
+        """Change the weights by their gradients, and forget these."""
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), largest_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update_parameters(self.network)
+
+
 @enough_memory("Lower train.batch_size or analyze.patch_size.")
-def train(
-    cases: list[TrainingCase],
+def train(  # noqa: PLR0915 (to be read from top to bottom)
+    cases: Sequence[TrainingCase],
+    looked_at: Sequence[TrainingCase],
     plan: Plan,
     settings: Train,
     fold: int,
     paths: Paths,
     identity: str,
-) -> nn.Module:
-    """Fit a network to the cases and return it.
+) -> Trained:
+    """Fit a network to the cases, and look at others while it learns.
 
     Resumes from ``paths.checkpoint`` when that was written under the same ``identity``, a text
     that stands for the data and the settings. Raises DataError when the loss stops being finite.
     """
     device, part = join()
-    amp = has_bfloat16(device) if settings.amp == "auto" else settings.amp
-    torch.manual_seed(settings.seed + fold)
-    network = new_network(plan, settings, device)
-    model = part.wrapped(network)
-    optimizer = new_optimizer(network, settings)
-    average = averaged(network, settings.ema) if settings.ema else None
+    tune(device)
+    half = half_precision(settings.amp, device)
+    learner = new_learner(plan, settings, fold, device, part)
     loss_of = criterion(plan, settings, device)
-    batch_size = part.size * settings.batch_size
-    epoch_steps = steps_per_epoch(settings, len(cases), batch_size)
+    draws = Draws(cases, plan, settings, fold, part)
+    items = part.size * settings.accumulate * settings.batch_size  # of a step
+    epoch_steps = steps_per_epoch(settings, len(cases), items)
     all_steps = settings.epochs * epoch_steps
-    parts: dict[str, Any] = {"model": network, "optimizer": optimizer} | (
-        {"average": average} if average else {}
-    )
-    first_epoch, history = resume(paths.checkpoint, identity, parts)
-    if first_epoch == 0 and settings.pretrained_weights:
-        begin_with(network, plan, settings, fold)
-    log.info(
-        "%s: %d cases, %s with %.1f M parameters, %s, patch %s (x, y, z), %s, %s%s",
-        f"fold {fold}",
-        len(cases),
-        settings.model,
-        sum(p.numel() for p in network.parameters()) / 1e6,
-        settings.loss,
-        plan.spatial_config.patch_size,
-        f"{settings.epochs} epochs of {epoch_steps} steps",
-        f"{part.size} x {device.type}" if part.size > 1 else device,
-        ", bfloat16" if amp else "",
-    )
+    state = resume(paths.checkpoint, identity, settings, all_steps, learner)
+    if state.step == 0 and settings.pretrained_weights:
+        begin_with(learner.network, plan, settings, fold)
+    validation = validation_of(looked_at, plan, settings, epoch_steps * items)
+    log.info("%s", summary(learner.network, draws, epoch_steps, device, half))
+    log.info("%s", validation.in_words(settings))
 
-    board = SummaryWriter(str(paths.logs), purge_step=first_epoch + 1) if part.rank == 0 else None
-    for epoch in range(first_epoch, settings.epochs):
-        model.train()
-        started = time.perf_counter()
-        running = torch.zeros((), device=device)
-        for step in range(epoch * epoch_steps, (epoch + 1) * epoch_steps):
-            items = part.items(settings.batch_size)
-            batch = random_batch(cases, plan, settings, fold, step, items, device)
-            set_learning_rate(optimizer, learning_rate(step, all_steps, epoch_steps, settings))
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                outputs = model(batch.images)
-            if step == first_epoch * epoch_steps and is_own(settings.model):
-                check_outputs(outputs, batch.images, outputs_for(plan, settings), settings.model)
-            loss = loss_of(outputs, batch, epoch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
-            optimizer.step()
-            if average:
-                average.update_parameters(network)
-            running += loss.detach()
+    records = Records(paths.logs, state.history, settings) if part.rank == 0 else None
+    loader = batches(draws, state.step, all_steps, device)
+    pending: list[Tensor] = []  # losses that are still on the device
+    done = share_done(state, all_steps, settings)
+    pace = Pace(done, time.perf_counter())
+    saved = clock = time.perf_counter()
+    learner.model.train()
 
-        seconds = time.perf_counter() - started
-        record = {
-            "epoch": epoch + 1,
-            "loss": float(part.mean(running)) / epoch_steps,
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "patches_per_second": epoch_steps * batch_size / seconds,
-        }
-        if not math.isfinite(record["loss"]):
-            raise DataError(
-                f"fold {fold}: expected a finite loss, found {record['loss']} in epoch "
-                f"{epoch + 1}. Lower train.learning_rate (now {settings.learning_rate:g})."
-            )
-        history.append(record)
-        if board is None:
-            continue
-        report(record, settings.epochs, epoch_steps * batch_size, board)
-        write_history(paths.logs / "history.csv", history)
-        save(
-            paths.checkpoint,
-            {
-                "identity": identity,
+    while not state.finished:
+        # The gradients of a step, summed up over its batches.
+        epoch = state.step // epoch_steps
+        set_learning_rate(learner.optimizer, learning_rate(done, settings))
+        torch.manual_seed(seed_of(settings.seed, fold, state.step, part.rank))
+        total = torch.zeros((), device=device)
+        for turn in range(settings.accumulate):
+            asked = time.perf_counter()
+            batch = next(loader)
+            state.waiting += time.perf_counter() - asked if is_idle(device) else 0
+            batch = augmented(batch, draws, state.step * settings.accumulate + turn)
+            with part.sharing(learner.model, turn + 1 == settings.accumulate):
+                with torch.autocast(device.type, half, enabled=half is not None):
+                    outputs = learner.model(batch.images)
+                if state.step == 0 and is_own(settings.model):
+                    n_classes = outputs_for(plan, settings)
+                    check_outputs(outputs, batch.images, n_classes, settings.model)
+                loss = loss_of(outputs, batch, schedule_epoch(epoch, done, settings))
+                loss = loss / settings.accumulate
+                learner.scaler.scale(loss).backward()
+            total += loss.detach()
+        learner.step(settings.gradient_clip)
+        state.step += 1
+        pending.append(total)
+
+        seconds, clock = time.perf_counter() - clock, time.perf_counter()
+        state.seconds, state.stepping = state.seconds + seconds, state.stepping + seconds
+        done = part.agreed(share_done(state, all_steps, settings), device)
+        state.finished = done >= 1
+        epoch_ends = state.step % epoch_steps == 0 or state.finished
+        save_now = clock - saved >= 60 * settings.checkpoint_minutes
+        if epoch_ends or save_now or len(pending) == LOSSES_AT_ONCE:
+            fetch_losses(pending, state, draws)
+
+        if epoch_ends:
+            loss = part.mean(torch.tensor(np.mean(state.losses), device=device))
+            record = {
                 "epoch": epoch + 1,
-                "history": history,
+                "loss": float(loss),
+                "learning_rate": learner.optimizer.param_groups[0]["lr"],
+                "patches_per_second": len(state.losses) * items / state.stepping,
+                "waiting": state.waiting / state.stepping,
             }
-            | {name: part.state_dict() for name, part in parts.items()},
-        )
-    if board:
-        board.close()
+            if validation.is_due(epoch + 1, settings) and not validated_too_long(
+                state, settings, part, device
+            ):
+                dice = dice_of(
+                    learner.result.eval(), validation.cases, plan, settings, device, part
+                )
+                learner.network.train()
+                record |= scores(dice, list(plan.regions))
+                keep_best(state, learner.result, record, settings)
+            seconds, clock = time.perf_counter() - clock, time.perf_counter()
+            state.seconds, state.validating = state.seconds + seconds, state.validating + seconds
+            state.losses, state.stepping, state.waiting = [], 0.0, 0.0
+            state.finished |= has_stalled(state, epoch + 1, settings)
+            if records:
+                records.add(record, 0.0 if state.finished else pace.seconds_left(done, clock))
+        if records and (save_now or state.finished):
+            save_checkpoint(paths.checkpoint, state, identity, settings, learner)
+            saved = time.perf_counter()
+
+    if records:
+        records.close()
+    loader.close()
     leave()
-    return average.module if average else network
+    return the_model(state, learner, settings, validation, epoch_steps)
 
 
-def new_network(plan: Plan, settings: Train, device: torch.device) -> nn.Module:
+def new_learner(
+    plan: Plan, settings: Train, fold: int, device: torch.device, part: Part
+) -> Learner:
+    """With fresh weights, on the device."""
+    network = new_network(plan, settings, fold, device)
+    model: Any = torch.compile(network) if settings.compile else network
+    return Learner(
+        network,
+        part.wrapped(model),
+        new_optimizer(network, settings),
+        torch.amp.GradScaler(device.type, enabled=settings.amp == "float16"),
+        averaged(network, settings.ema) if settings.ema else None,
+    )
+
+
+def new_network(plan: Plan, settings: Train, fold: int, device: torch.device) -> nn.Module:
     """The network that fits the plan, with fresh weights, on the device."""
+    torch.manual_seed(settings.seed + fold)
     network = for_plan(plan, settings)
     network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     mend_small_convolutions(network, device)
     return network
 
 
-def random_batch(
-    cases: list[TrainingCase],
-    plan: Plan,
-    settings: Train,
-    fold: int,
-    step: int,
-    items: Sequence[int],
-    device: torch.device,
-) -> Batch:
-    """The patches of one step, augmented, on the device.
-
-    The same for the same seed, fold, step and items.
-    """
-    images, labels, maps = draw_batch(
-        cases,
-        items,
-        plan.patch_size,
-        settings.foreground_probability,
-        (settings.seed, fold, step, DRAW),
-    )
-    moved = Batch(
-        images.to(device, memory_format=MEMORY_FORMAT),
-        labels.to(device),
-        None if maps is None else maps.to(device),
-    )
-    return augment(
-        moved,
-        settings.augment,
-        plan.target_spacing_mm,
-        [np.random.default_rng([settings.seed, fold, step, AUGMENT, item]) for item in items],
-    )
+def seed_of(*numbers: int) -> int:
+    """One number for the random numbers that a network draws itself, such as of dropout."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def steps_per_epoch(settings: Train, n_cases: int, batch_size: int) -> int:
+def steps_per_epoch(settings: Train, n_cases: int, items: int) -> int:
     """As set, or 250, or what one pass over the cases takes if that is more."""
     if settings.steps_per_epoch != "auto":
         return settings.steps_per_epoch
-    return max(STEPS_PER_EPOCH, math.ceil(n_cases / batch_size))
+    return max(STEPS_PER_EPOCH, math.ceil(n_cases / items))
 
 
-def resume(
-    checkpoint: Path, identity: str, parts: Mapping[str, Any]
-) -> tuple[int, list[dict[str, Any]]]:
-    """Load a checkpoint of the same identity; return the epochs done and their history."""
-    if not checkpoint.exists():
-        return 0, []
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if state["identity"] != identity:
-        log.info("%s is of other data or settings: starting anew", checkpoint)
-        return 0, []
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    log.info("%s: going on after epoch %d", checkpoint, state["epoch"])
-    return state["epoch"], state["history"]
+def share_done(state: State, all_steps: int, settings: Train) -> float:
+    """Of the run, from 0 to 1: of its steps, or of its time where that is nearer its end."""
+    by_time = state.seconds / (60 * settings.minutes) if settings.minutes else 0.0
+    return min(max(state.step / all_steps, by_time), 1.0)
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write under a temporary name, then rename: a kill never leaves half a file."""
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+def schedule_epoch(epoch: int, done: float, settings: Train) -> int:
+    """The epoch for what changes with it: where time ends a run, as far as that is through."""
+    return int(done * settings.epochs) if settings.minutes else epoch
 
 
-def save_model(path: Path, model: nn.Module, plan: Plan, settings: Train, fold: int) -> None:
+def fetch_losses(pending: list[Tensor], state: State, draws: Draws) -> None:
+    """Move losses from the device to the state. Raises DataError where one is not finite."""
+    values = torch.stack(pending).tolist()
+    first = state.step - len(values)
+    pending.clear()
+    for step, value in enumerate(values, start=first):
+        if not math.isfinite(value):
+            raise not_finite(step, value, draws)
+    state.losses += values
+
+
+def not_finite(step: int, value: float, draws: Draws) -> DataError:
+    """What to say of a loss that is no number: which step, which cases, and what to do."""
+    names = draws.names(step)
+    odd = [c.id for c in draws.cases if c.id in names and not np.isfinite(c.image).all()]
+    advice = (
+        f"The image of {', '.join(odd)} holds such values itself: mend it, and preprocess again."
+        if odd
+        else f"Lower train.learning_rate (now {draws.settings.learning_rate:g}) or "
+        "train.gradient_clip, or set train.amp to false. The last checkpoint is kept."
+    )
+    return DataError(
+        f"fold {draws.fold}: expected a finite loss, found {value} in step {step + 1}, of the "
+        f"cases {', '.join(dict.fromkeys(names))}. {advice}"
+    )
+
+
+def scores(dice: NDArray[np.float64], names: Sequence[str]) -> dict[str, float]:
+    """Mean Dice of each class over the cases (cases, R) that have it, and of all classes."""
+    means = {}
+    for name, column in zip(names, dice.T, strict=True):
+        known = column[~np.isnan(column)]
+        means[f"dice_{name}"] = float(known.mean()) if known.size else math.nan
+    known = [value for value in means.values() if not math.isnan(value)]
+    return {"dice": float(np.mean(known)) if known else math.nan} | means
+
+
+def keep_best(state: State, result: nn.Module, record: Mapping[str, Any], settings: Train) -> None:
+    """Remember the weights if no validation was better."""
+    if not settings.takes_best or not record["dice"] > state.best_dice:
+        return
+    state.best_dice, state.best_epoch = record["dice"], record["epoch"]
+    state.best = {name: value.detach().clone() for name, value in result.state_dict().items()}
+
+
+def has_stalled(state: State, epoch: int, settings: Train) -> bool:
+    """Whether validation did not get better for as many epochs as early stopping allows."""
+    patience = settings.early_stopping
+    return patience is not None and state.best_epoch > 0 and epoch - state.best_epoch >= patience
+
+
+def the_model(
+    state: State, learner: Learner, settings: Train, validation: Validation, epoch_steps: int
+) -> Trained:
+    """The network with the weights that are to be used, and which these are in words."""
+    chosen = f"last weights, after {state.step} steps ({state.step / epoch_steps:.4g} epochs)"
+    if settings.takes_best and state.best:
+        learner.result.load_state_dict(state.best)
+        chosen = (
+            f"weights of epoch {state.best_epoch}, the best by the mean Dice "
+            f"({state.best_dice:.4f}) of {len(validation.cases)} cases {validation.whose(settings)}"
+        )
+    share = validated_share(state)
+    log.info("the model: %s; %.1f %% of the time went into validation", chosen, 100 * share)
+    return Trained(learner.result, chosen)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Where in the run this process began, as a share of it, and when."""
+
+    done: float
+    clock: float
+
+    def seconds_left(self, done: float, clock: float) -> float:
+        """If it goes on as it went since."""
+        return (clock - self.clock) * (1 - done) / max(done - self.done, 1e-9)
+
+
+def validated_share(state: State) -> float:
+    """Of the time, for validation."""
+    return state.validating / state.seconds if state.seconds else 0.0
+
+
+def validated_too_long(state: State, settings: Train, part: Part, device: torch.device) -> bool:
+    """Whether validation has taken a tenth of the time, which nobody asked for, and no model is
+    chosen by it.
+    """
+    if settings.takes_best or settings.validate_every != "auto":
+        return False
+    share = part.agreed(validated_share(state), device)
+    return share > LONGEST_VALIDATION
+
+
+def summary(
+    network: nn.Module,
+    draws: Draws,
+    epoch_steps: int,
+    device: torch.device,
+    half: torch.dtype | None,
+) -> str:
+    """What is about to be done, in a line."""
+    plan, settings = draws.plan, draws.settings
+    parameters = sum(p.numel() for p in network.parameters()) / 1e6
+    where = f"{draws.part.size} x {device.type}" if draws.part.size > 1 else str(device)
+    threads = f" of {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    batch = f"{settings.batch_size}" + (f" x {settings.accumulate}" * (settings.accumulate > 1))
+    limit = f"{settings.epochs} epochs of {epoch_steps} steps"
+    limit += f" or {settings.minutes:g} minutes" if settings.minutes else ""
+    return (
+        f"fold {draws.fold}: {len(draws.cases)} cases, {settings.model} with {parameters:.1f} M "
+        f"parameters, {settings.loss}, patch {plan.spatial_config.patch_size} (x, y, z), batch "
+        f"{batch}, {limit}, {where}{threads}, {str(half or torch.float32).removeprefix('torch.')}"
+    )
+
+
+def resume(path: Path, identity: str, settings: Train, all_steps: int, learner: Learner) -> State:
+    """Load a checkpoint of the same identity, or begin.
+
+    One that is finished goes on if it is to take longer now. Where it went further than it is to
+    go now, it is of no use.
+    """
+    found = checkpoint.load(path)
+    if not found:
+        return State()
+    if found["identity"] != identity:
+        log.info("%s is of other data or settings: starting anew", path)
+        return State()
+    state = State(**found["state"])
+    if found["ends"] != ends(settings):
+        if state.step > all_steps or state.seconds > 60 * (settings.minutes or math.inf):
+            log.info("%s went further than this run is to go: starting anew", path)
+            return State()
+        state.finished = share_done(state, all_steps, settings) >= 1
+    for name, part in learner.parts().items():
+        part.load_state_dict(found[name])
+    epochs = len(state.history)
+    log.info("%s: going on after epoch %d, step %d", path, epochs, state.step)
+    return state
+
+
+def ends(settings: Train) -> list[float | None]:
+    """When a run is over."""
+    return [settings.epochs, settings.minutes, settings.early_stopping]
+
+
+def save_checkpoint(
+    path: Path, state: State, identity: str, settings: Train, learner: Learner
+) -> None:
+    """All that ``resume`` needs."""
+    known = {"identity": identity, "ends": ends(settings), "state": vars(state)}
+    parts = {name: part.state_dict() for name, part in learner.parts().items()}
+    checkpoint.save(path, known | parts)
+
+
+def save_model(
+    path: Path, network: nn.Module, plan: Plan, settings: Train, fold: int, chosen: str = ""
+) -> None:
     """One file with all that prediction needs: weights, plan, settings, versions."""
-    weights: dict[str, Tensor] = {k: v.cpu() for k, v in model.state_dict().items()}
-    save(
-        path,
-        {
-            "weights": weights,
-            "plan": plan.model_dump(mode="json"),
-            "train": settings.model_dump(mode="json"),
-            "fold": fold,
-            "versions": {"mist_core": __version__, "torch": str(torch.__version__)},
-        },
-    )
-
-
-def report(record: dict[str, Any], epochs: int, patches: int, board: SummaryWriter) -> None:
-    """One log line and the TensorBoard scalars of an epoch."""
-    left = (epochs - record["epoch"]) * patches / record["patches_per_second"]
-    log.info(
-        "epoch %d/%d  loss %.4f  lr %.2e  %.2f patches/s  %s left",
-        record["epoch"],
-        epochs,
-        record["loss"],
-        record["learning_rate"],
-        record["patches_per_second"],
-        time.strftime("%H:%M:%S", time.gmtime(left)),
-    )
-    for name in ("loss", "learning_rate", "patches_per_second"):
-        board.add_scalar(name, record[name], record["epoch"])
-
-
-def write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    """All epochs so far, as a table."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(history[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    with replacing(path) as temporary:
+        torch.save(
+            {
+                "weights": weights,
+                "plan": plan.model_dump(mode="json"),
+                "train": settings.model_dump(mode="json"),
+                "fold": fold,
+                "chosen": chosen,
+                "versions": {"mist_core": __version__, "torch": str(torch.__version__)},
+            },
+            temporary,
+        )

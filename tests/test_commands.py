@@ -118,14 +118,6 @@ def test_every_command_is_installed():
     }
 
 
-def test_a_flag_that_does_nothing_yet_is_refused(tmp_path):
-    done = mist("run_all", "--data", "data", "--val-percent", "0.1", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("ERROR: --val-percent: expected nothing but ")
-    assert "this version has no other yet. Leave it out." in done.stderr
-    assert not (tmp_path / "results").exists()
-
-
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -194,7 +186,7 @@ def test_flags_of_the_training_are_in_its_section(tmp_path):
     words = (
         "--model mednext-base --loss cldice --composite-loss-weighting linear --optimizer sgd",
         "--lr-scheduler polynomial --pretrained-weights w.pt --pretrained-config c.json",
-        "--input-channel-strategy first --l2-penalty 0.01 --val-percent 0",
+        "--input-channel-strategy first --l2-penalty 0.01 --val-percent 0.1",
     )
     _, configs = planned(tmp_path, *" ".join(words).split())
     assert configs[0]["train"] == {
@@ -207,6 +199,7 @@ def test_flags_of_the_training_are_in_its_section(tmp_path):
         "pretrained_config": "c.json",
         "input_channel_strategy": "first",
         "weight_decay": 0.01,
+        "val_percent": 0.1,
     }
 
 

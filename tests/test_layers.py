@@ -29,7 +29,7 @@ LAYERS = (
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
-        *("criterion", "modelfile", "transfer"),
+        *("criterion", "modelfile", "transfer", "loading", "checkpoint", "validation", "records"),
     ),
     (
         *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),

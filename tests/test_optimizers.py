@@ -66,14 +66,14 @@ def test_every_optimiser_goes_down(name):
 def test_schedules_by_hand(name, values):
     assert [SCHEDULES[name](done) for done in (0, 0.5, 1)] == pytest.approx(values)
     settings = Train(lr_scheduler=name, learning_rate=2.0, warmup_epochs=0)
-    rates = [learning_rate(step, 100, 10, settings) for step in (0, 50, 100)]
+    rates = [learning_rate(done, settings) for done in (0, 0.5, 1)]
     assert rates == pytest.approx([2 * v for v in values])
 
 
 @given(st.sampled_from(list(SCHEDULES)), st.integers(1, 200), st.integers(0, 30))
 def test_every_schedule_of_any_run_stays_between_nothing_and_what_was_set(name, epochs, warmup):
-    settings = Train(lr_scheduler=name, learning_rate=0.5, warmup_epochs=warmup)
-    rates = [learning_rate(step, epochs * 2, 2, settings) for step in range(epochs * 2)]
+    settings = Train(lr_scheduler=name, learning_rate=0.5, warmup_epochs=warmup, epochs=epochs)
+    rates = [learning_rate(step / (2 * epochs), settings) for step in range(2 * epochs)]
     assert all(0 < rate <= 0.5 for rate in rates)
 
 

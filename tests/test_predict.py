@@ -143,7 +143,7 @@ def model_of(network, **augment):
 
 def logits_of(models, flips, image=None):
     image = np.random.default_rng(0).normal(size=(1, 8, 8, 8)) if image is None else image
-    return predict(models, image.astype(np.float32), Predict(flips=flips), CPU, amp=False)
+    return predict(models, image.astype(np.float32), Predict(flips=flips), CPU, half=None)
 
 
 def test_several_models_are_averaged():

@@ -91,7 +91,8 @@ def test_a_network_is_tuned_to_more_channels_and_classes(weights, tmp_path):
     two = TrainingCase("two", np.concatenate([one.image, -one.image]), labels, rows)
     chosen = {"pretrained_weights": str(weights), "pretrained_part": "all", "steps_per_epoch": 10}
     settings = SHORT.model_copy(update=chosen | {"learning_rate": 1e-4})
-    network = train([two], plan, settings, 0, Paths(tmp_path / "c.pt", tmp_path / "logs"), "mine")
+    paths = Paths(tmp_path / "c.pt", tmp_path / "logs")
+    network = train([two], [], plan, settings, 0, paths, "mine").network
     assert network(torch.zeros(1, 2, 8, 8, 8))[0].shape == (1, 5, 8, 8, 8)
     losses = [float(row["loss"]) for row in read_rows(tmp_path / "logs/history.csv")]
     assert losses[-1] < losses[0]

@@ -36,7 +36,7 @@ from mist_core.dataset import find_cases, read_dataset
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
 from mist_core.errors import DataError, table_of
 from mist_core.files import parts_of, read_json, read_rows
-from mist_core.folds import deal_folds, write_recorded_folds
+from mist_core.folds import deal_folds, read_patients, write_recorded_folds
 from mist_core.lease import gpu_pool
 from mist_core.own import check, is_own, source_of
 from mist_core.plan import left_out_of, part_read_by
@@ -643,8 +643,26 @@ def files_in_chunk(wildcards):
 
 
 def trained_on(wildcards):
-    """The cases that a fold's model learns from: those that it does not hold out."""
+    """The cases that a fold's model depends on: those that it does not hold out, and all where the
+    held-out ones choose the model.
+    """
+    if chosen_for(wildcards).train.chooses_by_held_out:
+        return list(TRAIN)
     return [case for case in TRAIN if FOLDS[case] != int(wildcards.fold)]
+
+
+def patients(wildcards):
+    """Who is whose, where cases are set aside for validation."""
+    if not chosen_for(wildcards).train.val_percent or not CONFIG.analyze.case_table:
+        return ""
+    table = read_patients(near(CONFIG.analyze.case_table))
+    return json.dumps({case: table.get(case) for case in trained_on(wildcards)})
+
+
+def case_table(wildcards, input):
+    """The table of patients, as an argument."""
+    table = CONFIG.analyze.case_table
+    return f"--case-table {shlex.quote(str(near(table)))}" if table else ""
 
 
 def part_of(wildcards):

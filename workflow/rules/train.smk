@@ -32,6 +32,8 @@ rule train:
         arrays=arrays(trained_on),
         jobs_per_gpu=jobs_per_gpu,
         foreign=foreign,
+        patients=patients,
+        case_table=case_table,
         tracked=tracked,
         paths=subpath(input.plan, parent=True),
         numpy=subpath(input.arrays, parent=True),
@@ -39,7 +41,7 @@ rule train:
     shell:
         r"""
         exec python {params.script:q} \
-            --paths {params.paths:q}/train_paths.csv \
+            --paths {params.paths:q}/train_paths.csv {params.case_table} \
             --numpy {params.numpy:q} \
             --plan {input.plan:q} \
             --settings {params.settings:q} \
