@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from mist_core import __version__
-from mist_core.augment import augment
+from mist_core.augment import augment, recipe_for
 from mist_core.config import Train
 from mist_core.criterion import criterion
 from mist_core.device import (
@@ -185,7 +185,7 @@ def random_batch(
     )
     return augment(
         moved,
-        settings.augment,
+        recipe_for(settings, plan),
         plan.target_spacing_mm,
         [np.random.default_rng([settings.seed, fold, step, AUGMENT, item]) for item in items],
     )

@@ -26,10 +26,11 @@ LAYERS = (
         "shapes",
         "observations",
         "regions",
+        "pictures",
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
-        *("criterion", "modelfile", "transfer"),
+        *("criterion", "modelfile", "transfer", "contact_sheet"),
     ),
     (
         *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),
