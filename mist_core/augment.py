@@ -242,7 +242,7 @@ def move(item: Batch, matrix: Matrix, spacing: Triple) -> None:
     images, labels, maps = item
     grid = sampling_grid(matrix, _shape(labels), spacing, images.device)
     images.copy_(_sampled(images, grid, "bilinear", "zeros"))
-    labels.copy_(_sampled(labels[None].float(), grid, "nearest", "zeros")[0])
+    labels.copy_(_nearest(labels, grid))
     if maps is not None:
         growth = float(np.linalg.det(matrix)) ** (-1 / 3)  # distances grow as shapes do
         maps.copy_(_sampled(maps, grid, "bilinear", "border")).mul_(growth)
@@ -268,6 +268,19 @@ def _sampled(volume: Tensor, grid: Tensor, mode: str, outside: str) -> Tensor:
     slices = volume.expand(len(grid), *volume.shape)
     seen = F.grid_sample(slices, grid[:, None], mode, outside, align_corners=False)
     return seen[:, :, 0].movedim(0, 1)
+
+
+def _nearest(labels: Tensor, grid: Tensor) -> Tensor:
+    """Class indices (Z, Y, X) as they are seen through a grid, the nearest, 0 outside: what
+    grid_sample does, in half the time on a CPU.
+    """
+    size = _shape(labels)
+    around = F.pad(labels, (1, 1) * 3).flatten()  # the zeros that come in from outside
+    places = torch.zeros(size, dtype=torch.int32, device=labels.device)
+    for axis, n in enumerate(size):
+        place = grid[..., 2 - axis].add(1).mul_(n / 2).add_(0.5).round_().clamp_(0, n + 1)
+        places.mul_(n + 2).add_(place.to(torch.int32))
+    return around.index_select(0, places.flatten()).view(size)
 
 
 def _shape(labels: Tensor) -> Shape:
@@ -376,11 +389,12 @@ def bend(channels: Tensor, exponents: NDArray[np.float64]) -> Tensor:
     """Raise intensities, from 0 to 1 within the channel's range, to a power (gamma); the mean and
     the deviation stay.
     """
-    std, mean = torch.std_mean(channels, VOXELS, keepdim=True)
+    # Not std_mean, which took six times as long as both (torch 2.13 on a CPU).
+    mean, std = channels.mean(VOXELS, keepdim=True), channels.std(VOXELS, keepdim=True)
     low, high = channels.amin(VOXELS, keepdim=True), channels.amax(VOXELS, keepdim=True)
     bent = (channels - low).div_((high - low).clamp_(min=TINY)).pow_(_each(exponents, channels))
-    bent_std, bent_mean = torch.std_mean(bent, VOXELS, keepdim=True)
-    return bent.sub_(bent_mean).mul_(std / bent_std.clamp_(min=TINY)).add_(mean)
+    growth = std / bent.std(VOXELS, keepdim=True).clamp_(min=TINY)
+    return bent.sub_(bent.mean(VOXELS, keepdim=True)).mul_(growth).add_(mean)
 
 
 def bend_negative(channels: Tensor, exponents: NDArray[np.float64]) -> Tensor:
