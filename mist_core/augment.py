@@ -41,8 +41,8 @@ class Kind:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is drawn. Factors and exponents are as often below 1 as above it where a range goes as
-    far both ways: scaling and gamma are drawn evenly on a logarithmic scale, all else evenly.
+    """Every kind of change. Amounts are drawn evenly from their ranges, those of scaling and gamma
+    on a logarithmic scale.
     """
 
     mirror: Kind = Kind(0.0)  # the probability is that of each axis
@@ -305,7 +305,7 @@ def change_intensities(images: Tensor, drawn: Sequence[Changes], thick: int | No
         elif kind == "low_resolution":
             images[chosen] = low_resolution(channels, own, thick)
         else:
-            images[chosen] = INTENSITY[kind](channels, own)
+            images[chosen] = BY_AMOUNT[kind](channels, own)
 
 
 def add_noise(channels: Tensor, sigmas: NDArray[np.float64], seeds: NDArray[np.int64]) -> Tensor:
@@ -387,7 +387,7 @@ def change_contrast(channels: Tensor, factors: NDArray[np.float64]) -> Tensor:
 
 def bend(channels: Tensor, exponents: NDArray[np.float64]) -> Tensor:
     """Raise intensities, from 0 to 1 within the channel's range, to a power (gamma); the mean and
-    the deviation stay.
+    the deviation stay, as in nnU-Net.
     """
     # Not std_mean, which took six times as long as both (torch 2.13 on a CPU).
     mean, std = channels.mean(VOXELS, keepdim=True), channels.std(VOXELS, keepdim=True)
@@ -406,7 +406,7 @@ def _each(amounts: NDArray[np.float64], channels: Tensor) -> Tensor:
     return torch.from_numpy(amounts).to(channels)[:, None, None, None]
 
 
-INTENSITY: Mapping[str, Callable[[Tensor, NDArray[np.float64]], Tensor]] = {
+BY_AMOUNT: Mapping[str, Callable[[Tensor, NDArray[np.float64]], Tensor]] = {
     "blur": blur,
     "brightness": brighten,
     "contrast": change_contrast,
