@@ -217,6 +217,7 @@ def make_plan(
                 "images": dataset.channels,
                 "labels": dataset.labels,
                 "ignore_label": dataset.ignore_label,
+                "mirrored_labels": dataset.mirrored_labels,
             },
             "spatial_config": {
                 "patch_size": array_order(patch),

@@ -1,129 +1,415 @@
 """Random changes to a batch of patches, on the device where it lies.
 
-What is drawn depends on the generators only, so that a step can be repeated.
+All is drawn on the host, for every item by its own generator and in a fixed order, whether it comes
+to pass or not: so an item looks the same in whatever batch it is, and a kind that is switched off
+leaves the others as they were.
+
+Shapes: B items of C channels and K classes; N channels of any items; Z, Y, X voxels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mist_core.config import Augment
-from mist_core.geometry import ANISOTROPY, Triple
-from mist_core.patches import Batch
+from mist_core.config import Train
+from mist_core.geometry import ANISOTROPY, Shape, Triple
+from mist_core.patches import X_AXIS, Batch
+from mist_core.plan import Plan
+from mist_core.regions import mirrored_classes
 
-LARGEST_ANGLE = np.deg2rad(30)
-SCALES = (0.7, 1.4)
+Matrix = NDArray[np.float64]
+VOXELS = (1, 2, 3)  # axes of channels (N, Z, Y, X)
+TINY = 1e-7  # in place of the range of a channel that has one value
 
 
-def augment(
-    batch: Batch, settings: Augment, spacing: Triple, generators: Sequence[np.random.Generator]
-) -> Batch:
-    """Change images, class indices and distance maps together.
+@dataclass(frozen=True)
+class Kind:
+    """How often a patch is changed in one way, and by how much."""
 
-    Every item has a generator of its own, so it looks the same in whatever batch it is.
+    probability: float
+    low: float = 0.0
+    high: float = 0.0
+    share: float = 1.0  # of the channels of a patch that is changed, each by chance
+    alike: bool = False  # all channels are changed by one amount, else each by its own
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every kind of change. Amounts are drawn evenly from their ranges, those of scaling and gamma
+    on a logarithmic scale.
     """
-    batch = affine(batch, settings.affine, spacing, generators)
-    batch = flip(batch, settings.flip, flip_axes(settings), generators)
-    if settings.noise or settings.brightness or settings.contrast:
-        pairs = zip(batch.images, generators, strict=True)
-        images = torch.stack([_intensity(image, settings, g) for image, g in pairs])
-        batch = batch._replace(images=images)
-    return batch
+
+    mirror: Kind = Kind(0.0)  # the probability is that of each axis
+    rotation: Kind = Kind(0.0, -30, 30)  # degrees about each axis
+    scaling: Kind = Kind(0.0, 0.7, 1.4)  # factor by which shapes grow
+    noise: Kind = Kind(0.0, 0, 0.33)  # standard deviation
+    blur: Kind = Kind(0.0, 0.5, 1.0)  # sigma in voxels
+    brightness: Kind = Kind(0.0, 0.7, 1.3)  # factor
+    contrast: Kind = Kind(0.0, 0.65, 1.5)  # factor of the distance from the channel's mean
+    low_resolution: Kind = Kind(0.0, 0.5, 1.0)  # share of the voxels that are kept along an axis
+    inverted_gamma: Kind = Kind(0.0, 0.7, 1.5)  # exponent, of the negative
+    gamma: Kind = Kind(0.0, 0.7, 1.5)  # exponent
+    stretch: float = 1.0  # largest factor by which scaling differs between axes, beside its range
+    mirror_axes: tuple[int, ...] = (0, 1, 2)  # of Z, Y, X
+    mirrored: tuple[int, ...] = ()  # class index of each class mirrored along x; none: itself
 
 
-def flip_axes(settings: Augment) -> tuple[int, ...]:
-    """Array axes (Z, Y, X = 0, 1, 2) that are mirrored; none when flips are switched off."""
-    if settings.flip == 0:
+KINDS = tuple(field.name for field in fields(Recipe) if field.type is Kind)
+INTENSITIES = KINDS[3:]  # in the order in which they come about, which is nnU-Net's
+
+AUGMENTATIONS: Mapping[str, Recipe] = {
+    "default": Recipe(
+        mirror=Kind(0.5),
+        rotation=Kind(0.3, -30, 30),
+        scaling=Kind(0.3, 0.7, 1.4),
+        stretch=1.1,
+        noise=Kind(0.15, 0, 0.33),
+        blur=Kind(0.1, 0.5, 1.0),
+        brightness=Kind(0.15, 0.7, 1.3),
+        contrast=Kind(0.15, 0.65, 1.5),
+        low_resolution=Kind(0.1, 0.5, 1.0),
+        gamma=Kind(0.15, 0.7, 1.5),
+    ),
+    # Zoom is a crop that is resized: scaling up, and nothing comes in from outside. Noise is not
+    # clamped to the range before it, which would take a pass of its own; blur stays in it anyway.
+    # Contrast is about the mean, not about 0, as in the other recipes.
+    "mist": Recipe(
+        mirror=Kind(0.5),
+        scaling=Kind(0.15, 1, 1 / 0.7),
+        noise=Kind(0.15, 0, 0.33, alike=True),
+        blur=Kind(0.15, 0.5, 1.5, alike=True),
+        brightness=Kind(0.15, 0.7, 1.3, alike=True),
+        contrast=Kind(0.15, 0.65, 1.5, alike=True),
+    ),
+    # nnU-Net v2, nnUNetTrainer. What it calls the variance of noise is used as its deviation.
+    "nnunet": Recipe(
+        mirror=Kind(0.5),
+        rotation=Kind(0.2, -30, 30),
+        scaling=Kind(0.2, 0.7, 1.4),
+        noise=Kind(0.1, 0, 0.1, alike=True),
+        blur=Kind(0.2, 0.5, 1.0, share=0.5),
+        brightness=Kind(0.15, 0.75, 1.25),
+        contrast=Kind(0.15, 0.75, 1.25),
+        low_resolution=Kind(0.25, 0.5, 1.0, share=0.5),
+        inverted_gamma=Kind(0.1, 0.7, 1.5),
+        gamma=Kind(0.3, 0.7, 1.5),
+    ),
+    "none": Recipe(),
+}
+
+
+def recipe_for(settings: Train, plan: Plan) -> Recipe:
+    """The recipe that the settings name, with what they overrule, for the labels of a plan."""
+    info = plan.dataset_info
+    mirrored = mirrored_classes(info.labels, info.mirrored_labels)
+    return replace(_recipe(settings), mirror_axes=mirror_axes(settings), mirrored=mirrored)
+
+
+def _recipe(settings: Train) -> Recipe:
+    recipe = AUGMENTATIONS[settings.augmentation]
+    overruled = {
+        name: replace(getattr(recipe, name), probability=probability)
+        for name, probability in settings.augment.model_dump().items()
+        if probability is not None
+    }
+    return replace(recipe, **overruled)
+
+
+def mirror_axes(settings: Train) -> tuple[int, ...]:
+    """Array axes (Z, Y, X = 0, 1, 2) that are mirrored; none where nothing ever is."""
+    if _recipe(settings).mirror.probability == 0:
         return ()
-    return tuple(axis for axis, name in enumerate("zyx") if name in settings.flip_axes)
+    return tuple(axis for axis, name in enumerate("zyx") if name in settings.mirror_axes)
 
 
-def flip(
-    batch: Batch,
-    probability: float,
-    axes: tuple[int, ...],
-    generators: Sequence[np.random.Generator],
-) -> Batch:
-    """Mirror each item along each axis with the given probability."""
-    batch = _copied(batch)
-    for item, generator in enumerate(generators):
-        chosen = [axis - 3 for axis in axes if generator.random() < probability]
-        for tensor in batch:
-            if tensor is not None and chosen:
-                tensor[item] = tensor[item].flip(chosen)
-    return batch
+class Changes(NamedTuple):
+    """What happens to one item."""
+
+    matrix: Matrix | None  # (3, 3) from its places to those before, in mm from the centre, z y x
+    mirrored: tuple[int, ...]  # array axes
+    amounts: dict[str, NDArray[np.float64]]  # (C,) by kind; NaN where a channel stays as it is
+    seeds: NDArray[np.int64]  # (C,) of the noise
 
 
-def _copied(batch: Batch) -> Batch:
-    images, labels, maps = batch
-    return Batch(images.clone(), labels.clone(), None if maps is None else maps.clone())
+def draw(recipe: Recipe, channels: int, spacing: Triple, generator: np.random.Generator) -> Changes:
+    """What happens to an item of so many channels. ``spacing`` is in mm, (z, y, x)."""
+    turned = generator.random() < recipe.rotation.probability
+    angles = np.deg2rad(generator.uniform(recipe.rotation.low, recipe.rotation.high, 3))
+    scaled = generator.random() < recipe.scaling.probability
+    scale = np.exp(generator.uniform(np.log(recipe.scaling.low), np.log(recipe.scaling.high)))
+    stretch = np.exp(generator.uniform(-1, 1, 3) * np.log(recipe.stretch))
+    rotation = _rotation(angles, spacing) if turned else np.eye(3)
+    scales = scale * stretch if scaled else np.ones(3)
+    mirrored = generator.random(3) < recipe.mirror.probability
+    return Changes(
+        np.diag(1 / scales) @ rotation if turned or scaled else None,
+        tuple(axis for axis in recipe.mirror_axes if mirrored[axis]),
+        {name: _amounts(name, getattr(recipe, name), channels, generator) for name in INTENSITIES},
+        generator.integers(2**31, size=channels),
+    )
 
 
-def affine(
-    batch: Batch,
-    probability: float,
-    spacing: Triple,
-    generators: Sequence[np.random.Generator],
-) -> Batch:
-    """Rotate and scale about the patch centre in one resampling, linear for images and distance
-    maps, nearest for labels. What comes in from outside is zero and background, as far away as it
-    is at the border.
-    """
-    chosen = [i for i, generator in enumerate(generators) if generator.random() < probability]
-    if not chosen:
-        return batch
-    size = batch.images.shape[2:]
-    edges_mm = np.asarray(size) * np.asarray(spacing)
-    matrices = np.stack([_random_matrix(edges_mm, spacing, generators[i]) for i in chosen])
-    theta = torch.from_numpy(matrices).to(batch.images)
-    grid = F.affine_grid(theta, [len(chosen), 1, *size], align_corners=False)
-    images, labels, maps = batch = _copied(batch)
-    images[chosen] = F.grid_sample(images[chosen], grid, "bilinear", align_corners=False)
-    moved = F.grid_sample(labels[chosen, None].float(), grid, "nearest", align_corners=False)
-    labels[chosen] = moved[:, 0].to(labels.dtype)
-    if maps is not None:
-        moved = F.grid_sample(maps[chosen], grid, "bilinear", "border", align_corners=False)
-        scales = theta[:, :, :3].det().abs() ** (-1 / 3)  # distances grow as shapes do
-        maps[chosen] = moved * scales[:, None, None, None, None]
-    return batch
+def _amounts(
+    name: str, kind: Kind, channels: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """How much each channel is changed; NaN: not at all."""
+    changed = generator.random() < kind.probability
+    chosen = generator.random(channels) < kind.share
+    low, high = np.log((kind.low, kind.high)) if "gamma" in name else (kind.low, kind.high)
+    amounts = generator.uniform(low, high, channels)
+    if kind.alike:
+        amounts[:] = amounts[0]
+    return np.where(changed & chosen, np.exp(amounts) if "gamma" in name else amounts, np.nan)
 
 
-def _random_matrix(
-    edges_mm: np.ndarray, spacing: Triple, generator: np.random.Generator
-) -> np.ndarray:
-    """(3, 4) map from output to input positions in grid_sample's units, which go (x, y, z)."""
-    long_axis = int(np.argmax(spacing))
-    thick_slices = max(spacing) / min(spacing) > ANISOTROPY
+def _rotation(angles: NDArray[np.float64], spacing: Triple) -> Matrix:
+    """(3, 3) of rotations by these angles about z, y and x."""
     rotation = np.eye(3)
-    for axis in range(3):
-        angle = generator.uniform(-LARGEST_ANGLE, LARGEST_ANGLE)
-        if thick_slices and axis != long_axis:
+    thick = _thick_axis(spacing)
+    for axis, angle in enumerate(angles):
+        if thick is not None and axis != thick:
             continue  # turning a thick slice out of its plane would interpolate between slices
-        i, j = [a for a in range(3) if a != axis]
+        i, j = (a for a in range(3) if a != axis)
         turn = np.eye(3)
         turn[i, i] = turn[j, j] = np.cos(angle)
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         rotation = rotation @ turn
-    scale = np.exp(generator.uniform(*np.log(SCALES)))
-    # Turn in millimetres, not in the patch's relative coordinates, or shapes would shear.
-    matrix = np.diag(1 / edges_mm) @ (rotation / scale) @ np.diag(edges_mm)
-    return np.concatenate([matrix[::-1, ::-1], np.zeros((3, 1))], axis=1)
+    return rotation
 
 
-def _intensity(image: Tensor, settings: Augment, generator: np.random.Generator) -> Tensor:
-    """Noise, brightness and contrast of one item (C, Z, Y, X); ranges are MIST's."""
-    low, high = image.amin(), image.amax()
-    if generator.random() < settings.noise:
-        noise = torch.Generator(image.device).manual_seed(int(generator.integers(2**31)))
-        sigma = float(generator.uniform(0, 0.33))
-        image = image + sigma * torch.randn(image.shape, generator=noise, device=image.device)
-    if generator.random() < settings.brightness:
-        image = image * float(generator.uniform(0.7, 1.3))
-    if generator.random() < settings.contrast:
-        centre = image.mean((1, 2, 3), keepdim=True)
-        image = (image - centre) * float(generator.uniform(0.65, 1.5)) + centre
-        image = image.clamp(low, high)
-    return image
+def _thick_axis(spacing: Triple) -> int | None:
+    """The array axis across slices that are thick, if they are."""
+    thick = max(spacing) / min(spacing) > ANISOTROPY
+    return int(np.argmax(spacing)) if thick else None
+
+
+def augment(
+    batch: Batch, recipe: Recipe, spacing: Triple, generators: Sequence[np.random.Generator]
+) -> Batch:
+    """Change images, class indices and distance maps together; the batch itself stays as it is.
+
+    ``spacing`` is in mm, (z, y, x). Every item has a generator of its own.
+    """
+    channels = batch.images.shape[1]
+    drawn = [draw(recipe, channels, spacing, generator) for generator in generators]
+    dtype = batch.labels.dtype
+    # torch cannot mirror 16 bits without a sign.
+    labels = batch.labels.to(torch.int32) if dtype == torch.uint16 else batch.labels.clone()
+    maps = None if batch.distance_maps is None else batch.distance_maps.clone()
+    batch = Batch(batch.images.clone(), labels, maps)
+    for item, changes in enumerate(drawn):
+        one = Batch(batch.images[item], labels[item], None if maps is None else maps[item])
+        if changes.matrix is not None:
+            move(one, changes.matrix, spacing)
+        mirror(one, changes.mirrored, recipe.mirrored)
+    change_intensities(batch.images, drawn, _thick_axis(spacing))
+    return batch._replace(labels=batch.labels.to(dtype))
+
+
+# --- places: of one item, (C, Z, Y, X), (Z, Y, X) and (K, Z, Y, X), changed where it lies ---------
+
+
+def mirror(item: Batch, axes: tuple[int, ...], mirrored: tuple[int, ...] = ()) -> None:
+    """Mirror along array axes; along x classes change places with those ``mirrored`` names."""
+    if not axes:
+        return
+    for tensor in item:
+        if tensor is not None:
+            tensor.copy_(tensor.flip([axis - 3 for axis in axes]))
+    if X_AXIS not in axes:
+        return
+    pairs = [(one, other) for one, other in enumerate(mirrored) if one < other]
+    for one, other in pairs:
+        is_one, is_other = item.labels == one, item.labels == other
+        item.labels.masked_fill_(is_one, other).masked_fill_(is_other, one)
+    if pairs and item.distance_maps is not None:
+        item.distance_maps.copy_(item.distance_maps[list(mirrored)])
+
+
+def move(item: Batch, matrix: Matrix, spacing: Triple) -> None:
+    """Rotate and scale about the patch centre in one resampling, linear for images and distance
+    maps, nearest for labels. What comes in from outside is zero and background, as far away as it
+    is at the border.
+
+    ``matrix`` leads from places (mm from the centre; z, y, x) to those that are seen there.
+    """
+    images, labels, maps = item
+    grid = sampling_grid(matrix, _shape(labels), spacing, images.device)
+    images.copy_(_sampled(images, grid, "bilinear", "zeros"))
+    labels.copy_(_nearest(labels, grid))
+    if maps is not None:
+        growth = float(np.linalg.det(matrix)) ** (-1 / 3)  # distances grow as shapes do
+        maps.copy_(_sampled(maps, grid, "bilinear", "border")).mul_(growth)
+
+
+def sampling_grid(matrix: Matrix, size: Shape, spacing: Triple, device: torch.device) -> Tensor:
+    """(Z, Y, X, 3): where each voxel of a patch of this size looks, in the units and the order
+    (x, y, z) of grid_sample, which has -1 and 1 at the outer edges of the patch.
+    """
+    edges_mm = np.asarray(size) * np.asarray(spacing)
+    parts = []
+    for axis, (n, mm) in enumerate(zip(size, spacing, strict=True)):
+        offsets_mm = (np.arange(n) - (n - 1) / 2) * mm
+        seen = 2 * offsets_mm[:, None] * matrix[:, axis] / edges_mm
+        parts.append(torch.tensor(seen[:, ::-1].copy(), dtype=torch.float32, device=device))
+    by_z, by_y, by_x = parts
+    return by_z[:, None, None] + (by_y[:, None] + by_x)
+
+
+def _sampled(volume: Tensor, grid: Tensor, mode: str, outside: str) -> Tensor:
+    """(C, Z, Y, X) as it is seen through a grid (Z, Y, X, 3)."""
+    # A CPU works at several items of a batch at once, but not at parts of one: slices are items.
+    slices = volume.expand(len(grid), *volume.shape)
+    seen = F.grid_sample(slices, grid[:, None], mode, outside, align_corners=False)
+    return seen[:, :, 0].movedim(0, 1)
+
+
+def _nearest(labels: Tensor, grid: Tensor) -> Tensor:
+    """Class indices (Z, Y, X) as they are seen through a grid, the nearest, 0 outside: what
+    grid_sample does, in half the time on a CPU.
+    """
+    size = _shape(labels)
+    around = F.pad(labels, (1, 1) * 3).flatten()  # the zeros that come in from outside
+    places = torch.zeros(size, dtype=torch.int32, device=labels.device)
+    for axis, n in enumerate(size):
+        place = grid[..., 2 - axis].add(1).mul_(n / 2).add_(0.5).round_().clamp_(0, n + 1)
+        places.mul_(n + 2).add_(place.to(torch.int32))
+    return around.index_select(0, places.flatten()).view(size)
+
+
+def _shape(labels: Tensor) -> Shape:
+    z, y, x = labels.shape
+    return z, y, x
+
+
+# --- intensities: of channels (N, Z, Y, X), each with its own amount (N,) -------------------------
+
+
+def change_intensities(images: Tensor, drawn: Sequence[Changes], thick: int | None) -> None:
+    """Change images (B, C, Z, Y, X) in place, kind by kind, all channels of a kind together."""
+    for kind in INTENSITIES:
+        amounts = np.stack([changes.amounts[kind] for changes in drawn])  # (B, C)
+        chosen = np.nonzero(~np.isnan(amounts))
+        if not chosen[0].size:
+            continue
+        channels, own = images[chosen], amounts[chosen]
+        if kind == "noise":
+            seeds = np.stack([changes.seeds for changes in drawn])[chosen]
+            images[chosen] = add_noise(channels, own, seeds)
+        elif kind == "low_resolution":
+            images[chosen] = low_resolution(channels, own, thick)
+        else:
+            images[chosen] = BY_AMOUNT[kind](channels, own)
+
+
+def add_noise(channels: Tensor, sigmas: NDArray[np.float64], seeds: NDArray[np.int64]) -> Tensor:
+    """Add Gaussian noise of these standard deviations."""
+    noise = torch.empty_like(channels)
+    for part, sigma, seed in zip(noise, sigmas, seeds, strict=True):
+        generator = torch.Generator(channels.device).manual_seed(int(seed))
+        part.normal_(0, float(sigma), generator=generator)
+    return noise.add_(channels)
+
+
+def blur(channels: Tensor, sigmas: NDArray[np.float64]) -> Tensor:
+    """Smooth by Gaussians of these sigmas (voxels). What lies outside mirrors what is inside, so
+    that the mean stays.
+    """
+    matrices = [np.stack([gaussian_matrix(n, s) for s in sigmas]) for n in channels.shape[1:]]
+    return _along_axes(channels, matrices)
+
+
+def gaussian_matrix(n: int, sigma: float) -> Matrix:
+    """(n, n) that smooths n voxels as scipy.ndimage.gaussian_filter1d does."""
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    place = (np.arange(n)[:, None] + offsets) % (2 * n)  # twice the image: itself, then mirrored
+    place = np.where(place < n, place, 2 * n - 1 - place)
+    matrix = np.zeros((n, n))
+    np.add.at(matrix, (np.arange(n)[:, None], place), weights / weights.sum())
+    return matrix
+
+
+def low_resolution(
+    channels: Tensor, shares: NDArray[np.float64], thick: int | None = None
+) -> Tensor:
+    """Keep a share of the voxels along each axis but the ``thick`` one, and fill in linearly.
+
+    As nnU-Net simulates it: the nearest voxels are kept.
+    """
+    matrices = [
+        np.stack([low_resolution_matrix(n, 1.0 if axis == thick else s) for s in shares])
+        for axis, n in enumerate(channels.shape[1:])
+    ]
+    return _along_axes(channels, matrices)
+
+
+def low_resolution_matrix(n: int, share: float) -> Matrix:
+    """(n, n) that picks a share of n voxels, the nearest, and fills in linearly between them."""
+    kept = max(1, round(n * share))
+    picked = ((np.arange(kept) + 0.5) * n / kept).astype(int)
+    place = np.clip((np.arange(n) + 0.5) * kept / n - 0.5, 0, kept - 1)
+    below = place.astype(int)
+    above = np.minimum(below + 1, kept - 1)
+    matrix = np.zeros((n, n))
+    np.add.at(matrix, (np.arange(n), picked[below]), 1 - (place - below))
+    np.add.at(matrix, (np.arange(n), picked[above]), place - below)
+    return matrix
+
+
+def _along_axes(channels: Tensor, matrices: Sequence[Matrix]) -> Tensor:
+    """Apply a matrix (N, n, n) along each axis of channels (N, Z, Y, X)."""
+    by_z, by_y, by_x = (torch.from_numpy(matrix).to(channels) for matrix in matrices)
+    n, z, y, x = channels.shape
+    changed = channels.reshape(n, z * y, x) @ by_x.mT
+    changed = by_y[:, None] @ changed.view(n, z, y, x)
+    return (by_z @ changed.view(n, z, y * x)).view(n, z, y, x)
+
+
+def brighten(channels: Tensor, factors: NDArray[np.float64]) -> Tensor:
+    """Multiply."""
+    return channels * _each(factors, channels)
+
+
+def change_contrast(channels: Tensor, factors: NDArray[np.float64]) -> Tensor:
+    """Multiply the distance from the channel's mean, within its range."""
+    mean = channels.mean(VOXELS, keepdim=True)
+    low, high = channels.amin(VOXELS, keepdim=True), channels.amax(VOXELS, keepdim=True)
+    return (channels - mean).mul_(_each(factors, channels)).add_(mean).clamp_(low, high)
+
+
+def bend(channels: Tensor, exponents: NDArray[np.float64]) -> Tensor:
+    """Raise intensities, from 0 to 1 within the channel's range, to a power (gamma); the mean and
+    the deviation stay, as in nnU-Net.
+    """
+    # Not std_mean, which took six times as long as both (torch 2.13 on a CPU).
+    mean, std = channels.mean(VOXELS, keepdim=True), channels.std(VOXELS, keepdim=True)
+    low, high = channels.amin(VOXELS, keepdim=True), channels.amax(VOXELS, keepdim=True)
+    bent = (channels - low).div_((high - low).clamp_(min=TINY)).pow_(_each(exponents, channels))
+    growth = std / bent.std(VOXELS, keepdim=True).clamp_(min=TINY)
+    return bent.sub_(bent.mean(VOXELS, keepdim=True)).mul_(growth).add_(mean)
+
+
+def bend_negative(channels: Tensor, exponents: NDArray[np.float64]) -> Tensor:
+    """The same for the negative, which bends the bright end of the range."""
+    return bend(-channels, exponents).neg_()
+
+
+def _each(amounts: NDArray[np.float64], channels: Tensor) -> Tensor:
+    return torch.from_numpy(amounts).to(channels)[:, None, None, None]
+
+
+BY_AMOUNT: Mapping[str, Callable[[Tensor, NDArray[np.float64]], Tensor]] = {
+    "blur": blur,
+    "brightness": brighten,
+    "contrast": change_contrast,
+    "inverted_gamma": bend_negative,
+    "gamma": bend,
+}

@@ -40,6 +40,7 @@ Stage = Literal[
 ]
 Voxels = Annotated[int, Field(gt=0)]
 Label = Annotated[int, Field(gt=0, le=65535)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 LOSSES: Mapping[str, tuple[str, ...]] = {  # names, and parameters that the user may set
     "dice": (),
@@ -163,14 +164,18 @@ class Preprocess(Section):
 
 
 class Augment(Section):
-    """Random changes to training patches; each is the probability of its kind."""
+    """How often training patches are changed in each way, where the recipe is overruled."""
 
-    flip: float = Field(0.5, ge=0, le=1, description="per axis of flip_axes")
-    flip_axes: str = Field("xyz", pattern="^x?y?z?$", description="axes that may be mirrored")
-    affine: float = Field(0.3, ge=0, le=1, description="rotation and scaling, in one resampling")
-    noise: float = Field(0.15, ge=0, le=1)
-    brightness: float = Field(0.15, ge=0, le=1)
-    contrast: float = Field(0.15, ge=0, le=1)
+    mirror: Probability | None = Field(None, description="along each of mirror_axes")
+    rotation: Probability | None = None
+    scaling: Probability | None = None
+    noise: Probability | None = None
+    blur: Probability | None = None
+    brightness: Probability | None = None
+    contrast: Probability | None = None
+    low_resolution: Probability | None = None
+    inverted_gamma: Probability | None = None
+    gamma: Probability | None = None
 
 
 class Train(Section):
@@ -254,7 +259,15 @@ class Train(Section):
     )
     seed: int = Field(42, ge=0)
     gpus: int = Field(1, ge=1, description="GPUs that train one fold, each with its batch_size")
+    augmentation: Literal["default", "mist", "nnunet", "none"] = Field(
+        "default",
+        description="how patches are changed at random: of this library, as in MIST or "
+        "nnU-Net, not at all",
+    )
     augment: Augment = Augment()
+    mirror_axes: str = Field(
+        "xyz", pattern="^x?y?z?$", description="axes that may be mirrored, in prediction too"
+    )
 
     @property
     def takes_best(self) -> bool:
@@ -281,7 +294,7 @@ class Predict(Section):
     """Label maps on the original grid of every case."""
 
     overlap: float = Field(0.5, ge=0, lt=1, description="of neighbouring windows, per axis")
-    flips: bool = Field(True, description="average over all mirrored copies of train's flip_axes")
+    flips: bool = Field(True, description="average over all mirrored copies of train's mirror_axes")
     window_batch: int = Field(4, ge=1, description="windows that go through the network at once")
 
 

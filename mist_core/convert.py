@@ -156,7 +156,7 @@ def from_tables(train: Path, test: Path | None, output: Path) -> tuple[list[Copy
         **_files(copies, names),
         "labels": filled.get("labels"),
         "final_classes": filled.get("final_classes"),
-        **{key: filled[key] for key in ("ignore_label",) if key in filled},
+        **{key: filled[key] for key in ("ignore_label", "mirrored_labels") if key in filled},
     }
 
 

@@ -13,7 +13,7 @@ from mist_core.errors import DataError
 from mist_core.losses import LOSSES, composite_weight, deep_supervision, needs_of
 from mist_core.patches import Batch
 from mist_core.plan import Plan
-from mist_core.regions import membership
+from mist_core.regions import membership, mirrored_regions
 
 Criterion = Callable[[Sequence[Tensor], Batch, int], Tensor]
 GIVEN = ("distance_maps", "spacing", "alpha")  # to losses that need them
@@ -34,7 +34,8 @@ def needs_distances(settings: Train) -> bool:
 def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
     """A function of a network's outputs, the batch they are of, and the epoch, to a scalar.
 
-    Raises DataError where the loss has other parameters, or the regions do not tell labels apart.
+    Raises DataError where the loss has other parameters, or the regions do not tell labels apart or
+    have no mirror images.
     """
     loss, params = loss_of(settings), settings.loss_params
     needs = needs_of(loss)
@@ -55,6 +56,8 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
     table = None
     if settings.regions:
         of_labels = membership(info.labels, plan.regions)
+        if "x" in settings.mirror_axes:
+            mirrored_regions(plan.regions, info.mirrored_labels)  # said now, not in prediction
         table = torch.from_numpy(of_labels).to(device)
 
     if own.is_own(settings.loss):

@@ -19,7 +19,7 @@ LARGEST_LABEL = 65535
 MODALITIES = ("ct", "mr", "other")
 KEYS = (
     *("task", "modality", "train-data", "test-data"),
-    *("mask", "images", "labels", "final_classes", "ignore_label"),
+    *("mask", "images", "labels", "final_classes", "ignore_label", "mirrored_labels"),
 )
 # Names of the summary rows of results.csv; a case of that name would be lost among them.
 RESERVED_IDS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
@@ -69,6 +69,7 @@ class Dataset:
     labels: tuple[int, ...]
     final_classes: Mapping[str, tuple[int, ...]]
     ignore_label: int | None = None  # voxels that training and evaluation leave out
+    mirrored_labels: tuple[tuple[int, int], ...] = ()  # left and right of each other
     # MIST's layout: folders of patients, and the substrings of the file names
     train_data: Path | None = None
     test_data: Path | None = None
@@ -93,6 +94,7 @@ class Dataset:
             "labels": self.labels,
             "final_classes": dict(self.final_classes),
             "ignore_label": self.ignore_label,
+            "mirrored_labels": self.mirrored_labels,
         }
 
     def train_ids(self) -> list[str]:
@@ -258,6 +260,7 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
             f"{path}: expected ignore_label to be a whole number up to {LARGEST_LABEL} that is "
             f"none of labels, found {ignored!r}. Mend it."
         )
+    mirrored = label_pairs(path, fields.get("mirrored_labels"), labels, problems)
     raise_all(problems, "dataset")
     return Dataset(
         path=path,
@@ -267,6 +270,7 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
         labels=labels,
         final_classes={k: tuple(v) for k, v in classes.items()} or _one_each(labels),
         ignore_label=ignored,
+        mirrored_labels=mirrored,
         train_data=path.parent / train,
         test_data=path.parent / test if test else None,
         image_names={k: tuple(v) for k, v in images.items()},
@@ -307,6 +311,34 @@ def label_values(path: Path, values: list[Any], problems: list[str]) -> tuple[in
     return tuple(sorted(values))
 
 
+def label_pairs(
+    path: Path, value: Any, labels: tuple[int, ...], problems: list[str]
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of labels that are left and right of each other; none, if one is no pair.
+
+    What is wrong with them is added to ``problems``.
+    """
+    if value is None or not labels:
+        return ()  # without labels it is said already
+    listed = isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 for p in value)
+    used = [label for pair in value for label in pair] if listed else []
+    known = all(type(label) is int and label in labels[1:] for label in used)
+    if not listed or not known or len(set(used)) < len(used):
+        problems.append(
+            f"{path}: expected mirrored_labels to be pairs of labels among {list(labels[1:])}, "
+            f"each label in one pair at most, found {value!r}. Mend it."
+        )
+        return ()
+    return tuple((left, right) for left, right in value)
+
+
+def two_sided(classes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, str]]:
+    """Pairs of classes whose names differ in the words left and right only."""
+    names = {name.lower(): name for name in classes}
+    others = {name: re.sub(r"(?<![a-z])left(?![a-z])", "right", name) for name in names}
+    return [(names[name], names[other]) for name, other in others.items() if name != other in names]
+
+
 def _one_each(labels: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {f"label_{value}": (value,) for value in labels if value}
 
@@ -325,6 +357,7 @@ def _decathlon(path: Path, fields: dict[str, Any]) -> Dataset:
         )
     names = {int(v) if str(v).isdigit() else v: str(n) for v, n in fields["labels"].items()}
     labels = label_values(path, list(names), problems)
+    mirrored = label_pairs(path, fields.get("mirrored_labels"), labels, problems)
     train = _listed(path, "training", fields["training"], problems)
     test = _listed(path, "test", fields.get("test") or [], problems)
     raise_all(problems, "dataset")
@@ -338,6 +371,7 @@ def _decathlon(path: Path, fields: dict[str, Any]) -> Dataset:
         channels=channels,
         labels=labels,
         final_classes=classes,
+        mirrored_labels=mirrored,
         train_files=train,
         test_files=test,
     )

@@ -30,6 +30,7 @@ FACTS = {
     "labels": LABELS,
     "final_classes": CLASSES,
     "ignore_label": None,
+    "mirrored_labels": (),
 }
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mist_core.augment import augment
 from mist_core.config import Train
 from mist_core.device import MEMORY_FORMAT
 from mist_core.errors import DataError
@@ -113,12 +112,6 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
         labels.to(device, non_blocking=True),
         None if maps is None else maps.to(device, non_blocking=True),
     )
-
-
-def augmented(batch: Batch, draws: Draws, number: int) -> Batch:
-    """A batch, changed at random."""
-    settings, spacing = draws.settings, draws.plan.target_spacing_mm
-    return augment(batch, settings.augment, spacing, draws.generators(number))
 
 
 def workers(draws: Draws, device: torch.device) -> int:

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from mist_core.geometry import Box, Shape
 from mist_core.io import open_array
 
+X_AXIS = 2  # of Z, Y, X; arrays are in LPS, so it runs from right to left
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingCase:
@@ -153,13 +155,15 @@ def sliding_window(
     *,
     overlap: float,
     flip_axes: tuple[int, ...] = (),
+    mirrored: tuple[int, ...] = (),
     batch_size: int = 1,
 ) -> Tensor:
     """Logits (K, Z, Y, X) of an image (C, Z, Y, X), from overlapping windows.
 
     Windows are spread evenly and weighted by a Gaussian, since a network knows less at the border
     of its patch. Every window is also shown mirrored along each combination of ``flip_axes`` (of
-    Z, Y, X = 0, 1, 2) and the logits averaged. A smaller image is padded with zeros on both sides.
+    Z, Y, X = 0, 1, 2) and the logits averaged, those mirrored along x with outputs in the order of
+    ``mirrored``. A smaller image is padded with zeros on both sides.
     """
     size = image.shape[1:]
     margins = [max(p - n, 0) for p, n in zip(patch_size, size, strict=True)]
@@ -174,7 +178,7 @@ def sliding_window(
     for first in range(0, len(boxes), batch_size):
         chunk = boxes[first : first + batch_size]
         batch = torch.stack([image[(slice(None), *box)] for box in chunk])
-        logits = flipped_mean(model, batch, flip_axes)
+        logits = flipped_mean(model, batch, flip_axes, mirrored)
         if total is None:
             total = torch.zeros((logits.shape[1], *image.shape[1:]), device=image.device)
         for box, window in zip(chunk, logits, strict=True):
@@ -186,14 +190,23 @@ def sliding_window(
     return total[(slice(None), *inner)]
 
 
-def flipped_mean(model: nn.Module, batch: Tensor, flip_axes: tuple[int, ...]) -> Tensor:
-    """Mean logits (B, K, Z, Y, X), float32, over all combinations of mirrored axes."""
-    axes = [axis + 2 for axis in flip_axes]
-    combos = [c for n in range(len(axes) + 1) for c in combinations(axes, n)]
+def flipped_mean(
+    model: nn.Module, batch: Tensor, flip_axes: tuple[int, ...], mirrored: tuple[int, ...] = ()
+) -> Tensor:
+    """Mean logits (B, K, Z, Y, X), float32, over all combinations of mirrored axes.
+
+    ``mirrored`` says for each output which one it is where left and right change places; empty:
+    itself.
+    """
+    combos = [c for n in range(len(flip_axes) + 1) for c in combinations(flip_axes, n)]
     total = torch.zeros(())
     for combo in combos:
-        logits = model(batch.flip(combo) if combo else batch)[0].float()
-        total = total.to(logits.device) + (logits.flip(combo) if combo else logits)
+        axes = [axis + 2 for axis in combo]
+        logits = model(batch.flip(axes) if axes else batch)[0].float()
+        logits = logits.flip(axes) if axes else logits
+        if mirrored and X_AXIS in combo:
+            logits = logits[:, list(mirrored)]
+        total = total.to(logits.device) + logits
     return total / len(combos)
 
 

@@ -27,6 +27,7 @@ READ_BY = {
     "train": (
         "dataset_info.images",
         "dataset_info.labels",
+        "dataset_info.mirrored_labels",
         "spatial_config.target_spacing",
         "spatial_config.patch_size",
         "preprocessing",
@@ -52,6 +53,7 @@ class DatasetInfo(_Part):
     images: tuple[str, ...]
     labels: tuple[int, ...]
     ignore_label: int | None = None  # in label maps: where nobody said what is there
+    mirrored_labels: tuple[tuple[int, int], ...] = ()  # left and right of each other
 
 
 class SpatialConfig(_Part):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mist_core.augment import flip_axes
+from mist_core.augment import mirror_axes
 from mist_core.config import Predict, Train
 from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision
 from mist_core.files import read_json
@@ -20,7 +20,7 @@ from mist_core.modelfile import read_model_file, unreadable
 from mist_core.models import for_plan
 from mist_core.patches import sliding_window
 from mist_core.plan import Plan
-from mist_core.regions import membership
+from mist_core.regions import membership, mirrored_classes, mirrored_regions
 from mist_core.resample import strongest_class
 
 
@@ -89,7 +89,8 @@ def predict(
                 tensor,
                 model.plan.patch_size,
                 overlap=settings.overlap,
-                flip_axes=flip_axes(model.train.augment) if settings.flips else (),
+                flip_axes=mirror_axes(model.train) if settings.flips else (),
+                mirrored=mirrored_outputs(model),
                 batch_size=settings.window_batch,
             )
             if model.train.regions:
@@ -98,6 +99,16 @@ def predict(
         if total is None:
             raise ValueError("expected at least one model")
         return total.div_(len(models))
+
+
+def mirrored_outputs(model: TrainedModel) -> tuple[int, ...]:
+    """Which output of a network each one is where left and right change places; none: itself."""
+    info = model.plan.dataset_info
+    if not info.mirrored_labels:
+        return ()
+    if model.train.regions:
+        return mirrored_regions(model.plan.regions, info.mirrored_labels)
+    return mirrored_classes(info.labels, info.mirrored_labels)
 
 
 def of_labels(logits: Tensor, plan: Plan) -> Tensor:

@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mist_core.config import Train
 from mist_core.files import write_rows
+from mist_core.pictures import Picture
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT = 0.05  # share of the time without a word
@@ -38,6 +39,10 @@ class Records:
                 "train.workers (%s now), or put the arrays on a faster disk",
                 *(100 * record["waiting"], self.settings.workers),
             )
+
+    def show(self, name: str, picture: Picture, epoch: int) -> None:
+        """A picture (height, width, 3) for TensorBoard."""
+        self.board.add_image(name, picture, epoch, dataformats="HWC")
 
     def line(self, record: dict[str, Any], seconds_left: float) -> str:
         """An epoch in one line."""

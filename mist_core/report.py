@@ -18,11 +18,10 @@ from mist_core.dataset import RESERVED_IDS
 from mist_core.files import read_rows
 from mist_core.io import read_image, read_labels
 from mist_core.metrics import METRICS
+from mist_core.pictures import COLOURS
 from mist_core.plan import Plan
 from mist_core.resample import canonical
 
-# Okabe & Ito's colours, told apart by the colour-blind too.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 Rows = list[dict[str, str]]
 
 

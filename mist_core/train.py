@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mist_core import __version__, checkpoint
+from mist_core.augment import augment, recipe_for
 from mist_core.config import Train
+from mist_core.contact_sheet import contact_sheet
 from mist_core.criterion import criterion
 from mist_core.device import (
     MEMORY_FORMAT,
@@ -31,16 +33,17 @@ from mist_core.device import (
 )
 from mist_core.errors import DataError
 from mist_core.files import replacing
-from mist_core.loading import Draws, augmented, batches
+from mist_core.loading import Draws, batches
 from mist_core.models import check_outputs, for_plan, outputs_for
 from mist_core.optimizers import averaged, learning_rate, new_optimizer, set_learning_rate
 from mist_core.own import is_own
 from mist_core.parallel import Part, join, leave
 from mist_core.patches import TrainingCase
+from mist_core.pictures import write_png
 from mist_core.plan import Plan
 from mist_core.records import Records
 from mist_core.transfer import begin_with
-from mist_core.validation import Validation, dice_of, validation_of
+from mist_core.validation import Validation, look, validation_of
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +136,7 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
     half = half_precision(settings.amp, device)
     learner = new_learner(plan, settings, fold, device, part)
     loss_of = criterion(plan, settings, device)
-    draws = Draws(cases, plan, settings, fold, part)
+    draws, recipe = Draws(cases, plan, settings, fold, part), recipe_for(settings, plan)
     items = part.size * settings.accumulate * settings.batch_size  # of a step
     epoch_steps = steps_per_epoch(settings, len(cases), items)
     all_steps = settings.epochs * epoch_steps
@@ -145,6 +148,10 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
     log.info("%s", validation.in_words(settings))
 
     records = Records(paths.logs, state.history, settings) if part.rank == 0 else None
+    if records and state.step == 0:
+        sheet = contact_sheet(cases, plan, settings, fold)
+        write_png(paths.logs / "patches.png", sheet)
+        records.show("patches", sheet, 0)
     loader = batches(draws, state.step, all_steps, device)
     pending: list[Tensor] = []  # losses that are still on the device
     done = share_done(state, all_steps, settings)
@@ -162,7 +169,8 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
             asked = time.perf_counter()
             batch = next(loader)
             state.waiting += time.perf_counter() - asked if is_idle(device) else 0
-            batch = augmented(batch, draws, state.step * settings.accumulate + turn)
+            generators = draws.generators(state.step * settings.accumulate + turn)
+            batch = augment(batch, recipe, plan.target_spacing_mm, generators)
             with part.sharing(learner.model, turn + 1 == settings.accumulate):
                 with torch.autocast(device.type, half, enabled=half is not None):
                     outputs = learner.model(batch.images)
@@ -190,6 +198,7 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
             loss = part.mean(torch.tensor(np.mean(state.losses), device=device))
             record = {
                 "epoch": epoch + 1,
+                "steps": len(state.losses),
                 "loss": float(loss),
                 "learning_rate": learner.optimizer.param_groups[0]["lr"],
                 "patches_per_second": len(state.losses) * items / state.stepping,
@@ -198,11 +207,12 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
             if validation.is_due(epoch + 1, settings) and not validated_too_long(
                 state, settings, part, device
             ):
-                dice = dice_of(
-                    learner.result.eval(), validation.cases, plan, settings, device, part
-                )
+                network = learner.result.eval()
+                dice, picture = look(network, validation.cases, plan, settings, device, part)
                 learner.network.train()
                 record |= scores(dice, list(plan.regions))
+                if records:
+                    records.show("validation", picture, epoch + 1)
                 keep_best(state, learner.result, record, settings)
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
             state.seconds, state.validating = state.seconds + seconds, state.validating + seconds

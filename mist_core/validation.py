@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mist_core.config import Train
 from mist_core.parallel import Part
 from mist_core.patches import TrainingCase, sliding_window, windows
+from mist_core.pictures import Picture, colour_of, fullest_slice, slice_picture, tile
 from mist_core.plan import Plan
 
 SHARE = 0.05  # of the work of an epoch: half of what the time may be, which follows the work
@@ -106,28 +107,49 @@ def _table(plan: Plan) -> NDArray[np.bool_]:
     return np.array([[label in members for label in labels] for members in plan.regions.values()])
 
 
-def dice_of(
+def look(
     network: nn.Module,
     cases: Sequence[TrainingCase],
     plan: Plan,
     settings: Train,
     device: torch.device,
     part: Part,
-) -> NDArray[np.float64]:
-    """Dice of each case and final class, (cases, R); NaN where a class is neither there nor found.
+) -> tuple[NDArray[np.float64], Picture]:
+    """Dice of each case and final class, (cases, R), NaN where a class is neither there nor found;
+    and a picture of the first case.
 
-    Voxels to be ignored count as background. Several processes share the cases.
+    Voxels to be ignored count as background. Several processes share the cases; the first of them
+    has the picture.
     """
+    picture = np.zeros((1, 1, 3), np.uint8)
     counts = torch.zeros((len(cases), len(plan.regions), 2), dtype=torch.float64)
     for number in range(part.rank, len(cases), part.size):
         case = cases[number]
         known = np.asarray(case.labels) < len(plan.dataset_info.labels)
         found = predicted_regions(network, case, plan, settings, device) & known
         truth = true_regions(case, plan)
+        if number == 0:
+            picture = picture_of(case, truth, found, plan)
         axes = (1, 2, 3)
         counts[number, :, 0] = torch.from_numpy(2 * (found & truth).sum(axes))
         counts[number, :, 1] = torch.from_numpy(found.sum(axes) + truth.sum(axes))
     overlaps, sizes = part.sum(counts.to(device)).cpu().numpy().transpose(2, 0, 1)
     with np.errstate(invalid="ignore"):
         dice: NDArray[np.float64] = overlaps / sizes
-    return dice
+    return dice, picture
+
+
+def picture_of(
+    case: TrainingCase, truth: NDArray[np.bool_], found: NDArray[np.bool_], plan: Plan
+) -> Picture:
+    """The axial slice of a case with most of the truth (R, Z, Y, X), beside it what was found."""
+    image = np.asarray(case.image[0], np.float32)
+    numbers = np.arange(1, len(truth) + 1)[:, None, None, None]
+    z = fullest_slice((truth * numbers).max(0))
+    window = tuple(np.percentile(image[z], [1, 99.5]).tolist())
+    cells = [
+        slice_picture(image[z], (regions * numbers).max(0)[z], plan.target_spacing_mm[1:], window)
+        for regions in (truth, found)
+    ]
+    legend = {name: colour_of(number) for number, name in enumerate(plan.regions, start=1)}
+    return tile({case.id: cells}, ["reference", "prediction"], legend)

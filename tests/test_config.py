@@ -49,8 +49,8 @@ def test_numbers_as_yaml_reads_them():
 
 
 def test_a_misspelt_key_is_named_with_its_place():
-    (line,) = problems({"train": {"augment": {"flips": 1.0}}})
-    assert line.startswith("train.augment.flips: expected no such key, found 1.0.")
+    (line,) = problems({"train": {"augment": {"mirrors": 1.0}}})
+    assert line.startswith("train.augment.mirrors: expected no such key, found 1.0.")
 
 
 WRONG = [
@@ -69,8 +69,9 @@ WRONG = [
     ("train.epochs", 0),
     ("train.learning_rate", float("nan")),
     ("train.steps_per_epoch", 0),
-    ("train.augment.flip", 1.5),
-    ("train.augment.flip_axes", "zx"),
+    ("train.augment.mirror", 1.5),
+    ("train.mirror_axes", "zx"),
+    ("train.augmentation", "some"),
     ("predict.overlap", 1.0),
     ("evaluate.metrics", {}),
     ("evaluate.metrics", {"hausdorff": {}}),
@@ -123,7 +124,7 @@ def test_mistakes_in_every_section_of_every_experiment_are_said_at_once():
     lines = problems(
         {
             "experiments": {
-                "a": {"train": {"epochs": 0, "augment": {"flip": 2}}, "predict": {"flip": True}},
+                "a": {"train": {"epochs": 0, "augment": {"mirror": 2}}, "predict": {"flip": True}},
                 "b": {"predict": {"overlap": 1}},
                 "logs": {},
             }
@@ -131,7 +132,7 @@ def test_mistakes_in_every_section_of_every_experiment_are_said_at_once():
     )
     assert [line.split(":")[0] for line in lines] == [
         "experiments.a.train.epochs",
-        "experiments.a.train.augment.flip",
+        "experiments.a.train.augment.mirror",
         "experiments.a.predict.flip",
         "experiments.b.predict.overlap",
         "experiments.logs",
@@ -141,16 +142,16 @@ def test_mistakes_in_every_section_of_every_experiment_are_said_at_once():
 def test_an_experiment_changes_what_it_names_and_nothing_else():
     config = read_config(
         {
-            "train": {"epochs": 7, "augment": {"flip": 0.1, "noise": 0.9}},
+            "train": {"epochs": 7, "augment": {"mirror": 0.1, "noise": 0.9}},
             "experiments": {
                 "plain": {},
-                "no-flip": {"train": {"augment": {"flip": 0}}, "predict": {"flips": False}},
+                "no-flip": {"train": {"augment": {"mirror": 0}}, "predict": {"flips": False}},
             },
         }
     )
     assert config.for_experiment("plain") == config
     changed = config.for_experiment("no-flip")
-    assert (changed.train.augment.flip, changed.train.augment.noise) == (0, 0.9)
+    assert (changed.train.augment.mirror, changed.train.augment.noise) == (0, 0.9)
     assert changed.train.epochs == 7
     assert changed.predict == Predict(flips=False)
     assert changed.model_copy(update={"train": config.train, "predict": Predict()}) == config
@@ -205,7 +206,7 @@ def test_nothing_can_be_changed_later():
 
 
 def test_the_parts_survive_the_way_to_a_job_as_json():
-    train = read_config({"train": {"epochs": 3, "augment": {"flip_axes": "yz"}}}).train
+    train = read_config({"train": {"epochs": 3, "mirror_axes": "yz"}}).train
     assert Train.model_validate_json(train.model_dump_json()) == train
 
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mist_core.dataset import Case, find_cases, modality_of, problems_of_number, read_dataset
+from mist_core.dataset import (
+    Case,
+    find_cases,
+    modality_of,
+    problems_of_number,
+    read_dataset,
+    two_sided,
+)
 from mist_core.demo import DESCRIPTION, demo_cases
 from mist_core.errors import DataError
 
@@ -156,6 +163,37 @@ def test_classes_are_made_of_declared_labels(tmp_path, members):
     message = refusal(read_dataset, path)
     assert "1 problem" in message
     assert "expected final_classes.bad to be a list of labels among [1, 2]" in message
+
+
+def test_labels_that_are_left_and_right_of_each_other(tmp_path):
+    pairs = [[1, 2], [7, 4]]
+    dataset = read_dataset(make(tmp_path, labels=[0, 1, 2, 4, 5, 7], mirrored_labels=pairs))
+    assert dataset.mirrored_labels == ((1, 2), (7, 4)) == dataset.facts()["mirrored_labels"]
+    assert read_dataset(make(tmp_path)).mirrored_labels == ()
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        *(1, "12", {"1": 2}, [1, 2], [[1]], [[1, 2, 4]], [[1, "2"]], [[1, [2]]], [[1, True]]),
+        *([[1, 1]], [[0, 1]], [[1, 3]], [[1, 2], [2, 4]]),
+    ],
+)
+def test_pairs_that_are_none_are_named(tmp_path, pairs):
+    message = refusal(read_dataset, make(tmp_path, labels=[0, 1, 2, 4], mirrored_labels=pairs))
+    assert "1 problem" in message
+    assert "expected mirrored_labels to be pairs of labels among [1, 2, 4]" in message
+    assert f"found {pairs!r}" in message
+
+
+def test_names_that_differ_in_their_side_only():
+    names = ["kidney_left", "right hippocampus", "Left hippocampus", "kidney_right", "left_atrium"]
+    others = ["brightness_left", "L_eye", "R_eye", "cleft_x", "cright_x"]
+    classes = {name: (n,) for n, name in enumerate([*names, *others], 1)}
+    assert two_sided(classes) == [
+        ("kidney_left", "kidney_right"),
+        ("Left hippocampus", "right hippocampus"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,12 @@ LAYERS = (
         "shapes",
         "observations",
         "regions",
+        "pictures",
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
         *("criterion", "modelfile", "transfer", "loading", "checkpoint", "validation", "records"),
+        "contact_sheet",
     ),
     (
         *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),

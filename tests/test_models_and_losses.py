@@ -69,7 +69,7 @@ def plan_for(model):
 
 def losses(folder, model, **settings):
     """The loss of one batch, before and after five steps."""
-    still = {"warmup_epochs": 0, "augment": {"affine": 0}}
+    still = {"warmup_epochs": 0, "augment": {"rotation": 0, "scaling": 0}}
     length = {"epochs": 1, "steps_per_epoch": 5, "batch_size": 1}
     chosen = Train(model=model, **length, **still, **settings)
     plan = plan_for(model)

@@ -324,6 +324,20 @@ def test_mirrored_windows_are_averaged():
     assert flipped_mean(Ramp(), image, (0, 1))[0, 2].flatten().tolist() == plain.tolist()
 
 
+def test_outputs_change_places_where_left_and_right_do():
+    ramps = torch.tensor([[5.0, 8, 11], [7, 9, 20]])
+
+    class Halves(nn.Module):
+        def forward(self, x):
+            return (ramps[None, :, None, None],)
+
+    image = torch.ones((1, 1, 1, 1, 3))
+    found = flipped_mean(Halves(), image, (2,), mirrored=(1, 0))[0, :, 0, 0]
+    assert found.tolist() == [[12.5, 8.5, 9], [9, 8.5, 12.5]]
+    found = flipped_mean(Halves(), image, (1,), mirrored=(1, 0))[0, :, 0, 0]
+    assert found.tolist() == ramps.tolist()
+
+
 def test_every_combination_of_axes_is_shown_once():
     seen = []
 

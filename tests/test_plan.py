@@ -55,7 +55,7 @@ def test_a_plan_survives_its_file(tmp_path):
     write_json(path, plan.model_dump(mode="json"))
     assert read_plan(path) == plan
     told = {"dataset": "", "limit_cases": None, "analyze": {}}
-    info = FIELDS["dataset_info"] | {"ignore_label": None}
+    info = FIELDS["dataset_info"] | {"ignore_label": None, "mirrored_labels": []}
     added = {"dataset_info": info, "left_out": {}, "analysis": told}
     assert json.loads(path.read_text()) == FIELDS | added
 
@@ -102,6 +102,7 @@ CHANGES = [
     ("preprocessing.normalize_with_nonzero_mask", [True, False], {"preprocess", "train"}),
     ("preprocessing.ct_normalization", [None, None], {"preprocess", "train"}),
     ("dataset_info.labels", [0, 1, 2, 4], {"preprocess", "train"}),
+    ("dataset_info.mirrored_labels", [[1, 4]], {"train"}),
     ("model.out_channels", 4, {"train"}),
     ("evaluation", {"core": {"labels": [4]}}, {"evaluate"}),
     ("mist_version", "1", set()),

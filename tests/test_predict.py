@@ -137,8 +137,8 @@ class Shift(nn.Module):
         return (torch.cat([torch.zeros_like(x), x + self.constant + slope], dim=1),)
 
 
-def model_of(network, **augment):
-    return TrainedModel(network, plan_of(labels=(0, 1)), Train(augment=augment))
+def model_of(network, **train):
+    return TrainedModel(network, plan_of(labels=(0, 1)), Train(**train))
 
 
 def logits_of(models, flips, image=None):
@@ -167,9 +167,39 @@ def test_flips_even_out_a_side():
 
 def test_axes_that_were_not_mirrored_in_training_are_not_in_prediction():
     image = np.zeros((1, 8, 8, 8))
-    sided = model_of(Shift(slope=2.0), flip_axes="yz")
-    found = logits_of([sided], flips=True, image=image)
-    torch.testing.assert_close(found, logits_of([sided], flips=False, image=image))
+    for train in ({"mirror_axes": "yz"}, {"augment": {"mirror": 0}}, {"augmentation": "none"}):
+        sided = model_of(Shift(slope=2.0), **train)
+        found = logits_of([sided], flips=True, image=image)
+        torch.testing.assert_close(found, logits_of([sided], flips=False, image=image))
+
+
+class Sided(nn.Module):
+    """Tells a left class (1) from a right one (2) by where they lie in a window."""
+
+    def forward(self, x):
+        left = torch.arange(x.shape[-1]) - (x.shape[-1] - 1) / 2
+        return (torch.cat([torch.zeros_like(x), x + left, x - left], dim=1),)
+
+
+class SidedRegions(Sided):
+    """The same for regions: both, left, right."""
+
+    def forward(self, x):
+        return (super().forward(x)[0] + 3 * x.new_tensor([1, 0, 0])[:, None, None, None],)
+
+
+@pytest.mark.parametrize("network", [Sided(), SidedRegions()])
+def test_flips_keep_left_and_right_apart(network):
+    regions = isinstance(network, SidedRegions)
+    fields = plan_of(labels=(0, 3, 7)).model_dump()
+    fields["dataset_info"]["mirrored_labels"] = [(7, 3)]
+    evaluated = {"both": (3, 7), "left": (3,), "right": (7,)}
+    fields["evaluation"] = {name: {"labels": labels} for name, labels in evaluated.items()}
+    plan = parse_plan(fields, "test")
+    model = TrainedModel(network, plan, Train(regions=regions))
+    found = logits_of([model], flips=True)
+    torch.testing.assert_close(found, logits_of([model], flips=False))
+    assert found[1, 0, 0, 7] > found[2, 0, 0, 7]  # x runs from right to left
 
 
 def test_prediction_without_a_model_is_a_mistake_of_ours():

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_predict import plan_of
 
-from mist_core.criterion import target
+from mist_core.config import Train
+from mist_core.criterion import criterion, target
 from mist_core.errors import DataError
 from mist_core.predict import of_labels
-from mist_core.regions import membership
+from mist_core.regions import membership, mirrored_classes, mirrored_regions
 
 LABELS = (0, 1, 2, 4)
 TUMOUR = {"whole": (1, 2, 4), "core": (1, 4), "enhancing": (4,)}
@@ -36,6 +37,32 @@ def test_labels_that_no_region_tells_apart_are_named():
 def test_a_label_of_no_region_is_named():
     with pytest.raises(DataError, match="tell labels 0 and 2 apart, found both in none"):
         membership(LABELS, {"core": (1, 4), "enhancing": (4,)})
+
+
+def test_classes_in_a_mirror_by_hand():
+    assert mirrored_classes((0, 3, 5, 9), []) == (0, 1, 2, 3)
+    assert mirrored_classes((0, 3, 5, 9), [(9, 3)]) == (0, 3, 2, 1)
+
+
+def test_regions_in_a_mirror_by_hand():
+    regions = {"lungs": (1, 2), "left": (1, 5), "heart": (3,), "right": (5, 2)}
+    assert mirrored_regions(regions, [(1, 2)]) == (0, 3, 2, 1)
+    assert mirrored_regions(regions, []) == (0, 1, 2, 3)
+    assert mirrored_regions({"a": (1, 2), "b": (2, 1)}, [(1, 2)]) == (0, 1)
+
+
+def test_a_region_without_a_mirror_image_is_named():
+    with pytest.raises(DataError, match=r"found none for left \[1\]. Add a class of \[2\]"):
+        mirrored_regions({"both": (1, 2), "left": (1,)}, [(1, 2)])
+
+
+def test_training_for_regions_without_a_mirror_image_is_refused():
+    fields = plan().model_dump()
+    fields["dataset_info"]["mirrored_labels"] = [(1, 4)]
+    sided = plan().model_validate(fields)
+    with pytest.raises(DataError, match="mirror image"):
+        criterion(sided, Train(regions=True), torch.device("cpu"))
+    criterion(sided, Train(regions=True, mirror_axes="yz"), torch.device("cpu"))
 
 
 def test_targets_of_regions_by_hand():

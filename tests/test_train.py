@@ -52,6 +52,7 @@ PLAN = parse_plan(
     },
     "test",
 )
+NO_PICTURE = np.zeros((4, 4, 3), np.uint8)
 SHORT = Train(epochs=3, steps_per_epoch=2, batch_size=1, amp=False, checkpoint_minutes=0)
 
 
@@ -153,7 +154,7 @@ def test_steps_per_epoch_are_as_set_or_250_or_a_pass_over_the_cases():
 
 
 def test_a_short_run_with_default_warm_up_learns(tmp_path):
-    settings = Train(epochs=5, steps_per_epoch=6, amp=False, augment={"affine": 0})
+    settings = Train(epochs=5, steps_per_epoch=6, amp=False, augment={"rotation": 0, "scaling": 0})
     run(tmp_path, settings)
     losses = [float(row["loss"]) for row in history(tmp_path)]
     assert len(losses) == 5
@@ -318,7 +319,7 @@ def test_the_best_weights_are_the_model_where_that_is_asked_for(tmp_path, monkey
 
 
 def test_a_run_stops_early_where_nothing_gets_better(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "dice_of", lambda *arguments: np.array([[0.5]]))
+    monkeypatch.setattr(training, "look", lambda *arguments: (np.array([[0.5]]), NO_PICTURE))
     update = {"epochs": 50, "model_selection": "best", "validate_every": 1, "early_stopping": 2}
     settings = SHORT.model_copy(update=update)
     assert "weights of epoch 1," in trained(tmp_path, settings, looked_at=[case(7)]).chosen
@@ -340,7 +341,7 @@ def test_a_checkpoint_of_other_data_or_settings_is_ignored(tmp_path, caplog):
 def test_records_of_every_epoch_are_kept(tmp_path):
     run(tmp_path)
     rows, shown = history(tmp_path), scalars(tmp_path)
-    names = ["loss", "learning_rate", "patches_per_second", "waiting"]
+    names = ["steps", "loss", "learning_rate", "patches_per_second", "waiting"]
     assert list(rows[0]) == ["epoch", *names]
     assert shown.keys() == set(names)
     for tag, points in shown.items():

@@ -780,6 +780,25 @@ def test_what_a_training_lacks_is_said_before_any_job(project):
         assert f"train.pretrained_weights: expected {words}" in output
 
 
+def test_left_and_right_are_told_apart_before_any_job(project):
+    path = project.folder / "data/dataset.json"
+    classes = {"left_organ": [1], "right_organ": [2], "spot": [2, 4]}
+    fields = json.loads(path.read_text()) | {"final_classes": classes}
+    path.write_text(json.dumps(fields))
+    code, output, _ = project.run("--dry-run")
+    assert code == 0, output
+    assert "Warning: left_organ and right_organ look like left and right" in output
+    path.write_text(json.dumps(fields | {"mirrored_labels": [[1, 2]]}))
+    code, output, _ = project.run("--dry-run")
+    assert code == 0, output
+    assert "Warning" not in output
+    project.config["train"]["regions"] = True
+    code, output, _ = project.run("--dry-run")
+    assert code == 1
+    assert "expected final_classes with a mirror image of each by mirrored_labels" in output
+    assert "found none for spot [2, 4]. Add a class of [1, 4], or leave x out" in output
+
+
 def gpus_taken(project, rule="train"):
     """The GPU that each job says it took, with when it did so and when it ended."""
     logs = sorted((project.folder / f"results/logs/{rule}").glob("*.log"))

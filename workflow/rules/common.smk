@@ -32,7 +32,7 @@ from mist_core.config import (
     merged,
     read_config,
 )
-from mist_core.dataset import find_cases, read_dataset
+from mist_core.dataset import find_cases, read_dataset, two_sided
 from mist_core.demo import FACTS as DEMO_FACTS, demo_cases
 from mist_core.errors import DataError, table_of
 from mist_core.files import parts_of, read_json, read_rows
@@ -41,7 +41,7 @@ from mist_core.lease import gpu_pool
 from mist_core.own import check, is_own, source_of
 from mist_core.plan import left_out_of, part_read_by
 from mist_core.progress import Work, follow
-from mist_core.regions import membership
+from mist_core.regions import membership, mirrored_regions
 from mist_core.sources import sources_of
 from mist_core.topology import planned_as
 
@@ -95,10 +95,9 @@ def checked():
             problems += problems_of_classes(chosen.evaluate.classes, description.labels)
     except DataError as error:
         problems.append(str(error))
-    labels = description.labels if description else DEMO_FACTS["labels"]
-    classes = description.final_classes if description else DEMO_FACTS["final_classes"]
-    problems += problems_of_training(chosen, labels, classes)
-    problems += problems_of_strategies(chosen.postprocess.strategies, labels)
+    facts = description.facts() if description else DEMO_FACTS
+    problems += problems_of_training(chosen, facts)
+    problems += problems_of_strategies(chosen.postprocess.strategies, facts["labels"])
     try:
         folds = folds_of(chosen, found.train)
         problems += problems_of_folds(chosen)
@@ -108,7 +107,7 @@ def checked():
     problems += tell_of_cases(chosen, dataset, found, again=bool(problems))
     if problems:
         sys.exit("ERROR: " + "\n".join(problems))
-    facts = description.facts() if description else DEMO_FACTS
+    tell_of_sides(chosen, facts)
     return chosen, dataset, facts, found, folds
 
 
@@ -141,7 +140,26 @@ def problems_of_folds_to_train(chosen):
     ]
 
 
-def problems_of_training(chosen, labels, classes):
+def tell_of_sides(chosen, facts):
+    """Classes that look like left and right of each other, where a mirror would confuse them."""
+    trainings = [
+        chosen.for_experiment(name).train for name in chosen.experiment_names()
+    ]
+    mirrored = [
+        t for t in trainings if "x" in t.mirror_axes and t.augmentation != "none"
+    ]
+    pairs = two_sided(facts["final_classes"])
+    if workflow.is_main_process and mirrored and pairs and not facts["mirrored_labels"]:
+        shown = ", ".join(f"{one} and {other}" for one, other in pairs)
+        print(
+            f"Warning: {shown} look like left and right, which patches mirrored along x exchange. "
+            'Name such labels in the dataset\'s description, such as "mirrored_labels": '
+            "[[1, 2]], or leave x out of train.mirror_axes.",
+            file=sys.stderr,
+        )
+
+
+def problems_of_training(chosen, facts):
     """Own code and weights that are not there, regions that do not tell labels apart."""
     problems = {}
     for name in chosen.experiment_names():
@@ -158,7 +176,9 @@ def problems_of_training(chosen, labels, classes):
             for own in filter(is_own, (settings.model, settings.loss)):
                 check(own)
             if settings.regions:
-                membership(labels, classes)
+                membership(facts["labels"], facts["final_classes"])
+                if "x" in settings.mirror_axes:
+                    mirrored_regions(facts["final_classes"], facts["mirrored_labels"])
         except DataError as error:
             problems[str(error)] = None
     return list(problems)
