@@ -434,7 +434,12 @@ def run(steps: Sequence[Step], environment: Mapping[str, str], cores: int) -> Us
     return total
 
 
-def measured(command: list[str], environment: Mapping[str, str], cores: int) -> Used:
+def measured(
+    command: list[str],
+    environment: Mapping[str, str],
+    cores: int,
+    sampled_every: float = SAMPLED_EVERY,
+) -> Used:
     """Run a command on some cores, whatever threads it starts, and sample it from the others."""
     all_cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryFile() as log:
@@ -442,7 +447,7 @@ def measured(command: list[str], environment: Mapping[str, str], cores: int) -> 
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         os.sched_setaffinity(0, all_cores[cores:] or all_cores)
-        memory = MemoryOfTree(process.pid)
+        memory = MemoryOfTree(process.pid, sampled_every)
         _, status, resources = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         memory.stop()
@@ -460,9 +465,10 @@ class MemoryOfTree:
     resident set size, so it is read only where that is above the peak so far.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, every: float) -> None:
         self.peak = 0
         self._pid = pid
+        self._every = every
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
@@ -472,7 +478,7 @@ class MemoryOfTree:
         self._thread.join()
 
     def _sample(self) -> None:
-        while not self._ended.wait(SAMPLED_EVERY):
+        while not self._ended.wait(self._every):
             tree = descendants(self._pid)
             if sum(map(resident, tree)) > self.peak:
                 self.peak = max(self.peak, sum(map(proportional, tree)))
