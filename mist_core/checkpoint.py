@@ -32,6 +32,9 @@ def load(path: Path) -> dict[str, Any] | None:
         if not candidate.exists():
             continue
         try:
+            with zipfile.ZipFile(candidate) as parts:
+                if damaged := parts.testzip():  # torch does not look at the checksums
+                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
             older = "Taking the one before." if candidate == path else "Starting anew."

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mist_core.config import Train
 from mist_core.errors import DataError
+from mist_core.files import replacing
 from mist_core.plan import Plan, parse_plan
 
 
@@ -51,6 +52,12 @@ def read_state(path: Path) -> dict[str, Any]:
             "checkpoint. Mend the path."
         )
     return state
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write all that a model file holds, under a temporary name that is then renamed."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def unreadable(path: Path, error: Exception) -> DataError:

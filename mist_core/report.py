@@ -55,8 +55,13 @@ def render(
     candidates: Sequence[Candidate],
     ranking: Rows,
     histories: Mapping[str, Rows],
+    models: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """The page. Candidates are shown in the order of the ranking, pictures are of the first."""
+    """The page. Candidates are shown in the order of the ranking, pictures are of the first.
+
+    ``models`` says for every experiment and fold which weights were ``chosen``, and whether
+    ``by_held_out`` cases.
+    """
     by_name = {c.name: c for c in candidates}
     ordered = [by_name[row["strategy"]] for row in ranking]
     environment = Environment(
@@ -75,6 +80,8 @@ def render(
         cases=[row for _, row in worst_first(ordered[0].results, columns(ordered))],
         headline=headline(columns(ordered)),
         boxes=score_picture(ordered),
+        models=models or {},
+        optimistic=any(model["by_held_out"] for model in (models or {}).values()),
         curves=loss_picture(histories) if histories else None,
         pictures=case_pictures(ordered[0], paths, plan),
     )

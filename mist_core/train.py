@@ -32,8 +32,8 @@ from mist_core.device import (
     tune,
 )
 from mist_core.errors import DataError
-from mist_core.files import replacing
 from mist_core.loading import Draws, batches
+from mist_core.modelfile import write_state
 from mist_core.models import check_outputs, for_plan, outputs_for
 from mist_core.optimizers import averaged, learning_rate, new_optimizer, set_learning_rate
 from mist_core.own import is_own
@@ -437,16 +437,14 @@ def save_model(
     path: Path, network: nn.Module, plan: Plan, settings: Train, fold: int, chosen: str = ""
 ) -> None:
     """One file with all that prediction needs: weights, plan, settings, versions."""
-    weights = {name: value.cpu() for name, value in network.state_dict().items()}
-    with replacing(path) as temporary:
-        torch.save(
-            {
-                "weights": weights,
-                "plan": plan.model_dump(mode="json"),
-                "train": settings.model_dump(mode="json"),
-                "fold": fold,
-                "chosen": chosen,
-                "versions": {"mist_core": __version__, "torch": str(torch.__version__)},
-            },
-            temporary,
-        )
+    write_state(
+        path,
+        {
+            "weights": {name: value.cpu() for name, value in network.state_dict().items()},
+            "plan": plan.model_dump(mode="json"),
+            "train": settings.model_dump(mode="json"),
+            "fold": fold,
+            "chosen": chosen,
+            "versions": {"mist_core": __version__, "torch": str(torch.__version__)},
+        },
+    )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mist_core.models.blocks import SLOPE, InstanceNorm
+from mist_core.models.blocks import SLOPE, InstanceNorm, Upsampling
 
 SIZE = (3, 5, 2, 4, 3)  # (B, F, Z, Y, X)
 
@@ -79,3 +79,16 @@ def test_summed_in_place_as_residual_blocks_do():
     x.grad = None
     F.leaky_relu(expected(norm, x) + x, SLOPE).sum().backward()
     torch.testing.assert_close(found, x.grad)
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2), (2, 1, 3), (1, 1, 1)])
+def test_upsampling_is_the_transposed_convolution_of_torch(stride):
+    torch.manual_seed(0)
+    up, x = Upsampling(SIZE[1], 4, stride).double(), images()
+    wanted = F.conv_transpose3d(x, up.weight, up.bias, stride)
+    torch.testing.assert_close(up(x), wanted)
+    assert up(x).is_contiguous(memory_format=torch.channels_last_3d)
+    g = torch.randn_like(wanted)
+    inputs = (x, up.weight, up.bias)
+    found = torch.autograd.grad(up(x), inputs, g)
+    torch.testing.assert_close(found, torch.autograd.grad(wanted, inputs, g))

@@ -14,13 +14,15 @@ from mist_core.demo import CHANNELS, CLASSES, LABELS
 from mist_core.distance import signed_distance_map
 from mist_core.intensity import z_score
 from mist_core.labels import sample_coordinates, to_indices
+from mist_core.loading import Draws, batches
 from mist_core.losses import LOSSES
 from mist_core.models import MODELS, for_plan
+from mist_core.parallel import Part
 from mist_core.patches import TrainingCase
 from mist_core.phantom import make_case
 from mist_core.plan import parse_plan
 from mist_core.topology import ARCHITECTURES
-from mist_core.train import Paths, random_batch, train
+from mist_core.train import Paths, train
 
 CPU = torch.device("cpu")
 PLAN = parse_plan(
@@ -74,10 +76,12 @@ def losses(folder, model, **settings):
     chosen = Train(model=model, **length, **still, **settings)
     plan = plan_for(model)
     case = demo_case()
-    batch = random_batch([case], plan, chosen, 0, 0, range(2), CPU)
+    draws = Draws([case], plan, chosen.model_copy(update={"batch_size": 2}), 0, Part())
+    batch = next(batches(draws, 0, 1, CPU))
     torch.manual_seed(chosen.seed)
     fresh = for_plan(plan, chosen)
-    trained = train([case], plan, chosen, 0, Paths(folder / "c.pt", folder / "logs"), "mine")
+    paths = Paths(folder / "c.pt", folder / "logs")
+    trained = train([case], [], plan, chosen, 0, paths, "mine").network
     (folder / "c.pt").unlink()  # gigabytes, of the largest
     measure = criterion(plan, chosen, CPU)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

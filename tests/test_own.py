@@ -114,7 +114,7 @@ def test_the_documented_network_learns_by_the_documented_loss(folder, documented
     weights = run(folder, settings, cases=[case()])
     assert weights["0.weight"].shape == (16, 1, 3, 3, 3)
     lines = (folder / "logs/history.csv").read_text().splitlines()
-    losses = [float(line.split(",")[1]) for line in lines[1:]]
+    losses = [float(line.split(",")[2]) for line in lines[1:]]
     assert losses[-1] < losses[0]
 
 

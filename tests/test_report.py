@@ -157,6 +157,19 @@ def test_cases_that_were_left_out_are_named(files):
     assert "left out" not in render(PLAN, paths, tables, RANKING[1:], {})
 
 
+def test_the_page_says_which_weights_were_chosen_and_by_whom(files):
+    paths, folder = files
+    both = [candidate(name, values, folder=folder) for name, values in DICES.items()]
+    fair = {"default fold_0": {"chosen": "last weights", "by_held_out": False}}
+    page = render(PLAN, paths, both, RANKING, {}, fair)
+    assert "No model was chosen by the cases that score it." in page
+    assert "<td>default fold_0</td><td>last weights</td>" in page
+    asked = {"default fold_0": {"chosen": "weights of epoch 2", "by_held_out": True}}
+    page = render(PLAN, paths, both, RANKING, {}, asked)
+    assert "expect lower scores on new cases" in page
+    assert "No model was chosen" not in page
+
+
 def test_a_page_without_histories_has_no_curve(files):
     paths, folder = files
     both = [candidate(name, values, folder=folder) for name, values in DICES.items()]

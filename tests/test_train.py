@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,7 @@ PLAN = parse_plan(
     },
     "test",
 )
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 NO_PICTURE = np.zeros((4, 4, 3), np.uint8)
 SHORT = Train(epochs=3, steps_per_epoch=2, batch_size=1, amp=False, checkpoint_minutes=0)
 
@@ -99,6 +101,16 @@ def scalars(folder):
     return {
         tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
     }
+
+
+def test_tensorboard_shows_the_patches_and_what_is_found(tmp_path):
+    run(tmp_path, SHORT.model_copy(update={"validate_every": 2}), looked_at=[case(7)])
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    shown = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert shown == {"patches": [0], "validation": [2, 3]}
+    assert all(e.width > 100 < e.height for tag in shown for e in events.Images(tag))
+    assert (tmp_path / "logs/patches.png").stat().st_size > 1000
 
 
 def stop_in_epoch(monkeypatch, number):
@@ -303,11 +315,7 @@ def test_validation_changes_nothing_but_the_records(tmp_path):
 def test_the_best_weights_are_the_model_where_that_is_asked_for(tmp_path, monkeypatch):
     """And they are still when the run was stopped after them."""
     dice = iter([0.5, 0.9, 0.7, 0.9, 0.7])
-    monkeypatch.setattr(
-        training,
-        "dice_of",
-        lambda *arguments: np.array([[next(dice)]]),  # our own are too alike
-    )
+    monkeypatch.setattr(training, "look", lambda *arguments: (np.array([[next(dice)]]), NO_PICTURE))
     best = SHORT.model_copy(update={"model_selection": "best", "validate_every": 1})
     found = trained(tmp_path / "best", best, looked_at=[case(7)])
     assert found.chosen == (
@@ -486,16 +494,47 @@ def script(tmp_path):
     (tmp_path / "paths.csv").write_text("\n".join(rows) + "\n")
     write_json(tmp_path / "plan.json", PLAN.model_dump(mode="json"))
 
-    def call(fold, name=".", **settings):
+    def call(fold, name=".", runner=subprocess.run, **settings):
         home, chosen = tmp_path / name, SHORT.model_copy(update=settings)
         command = [sys.executable, ROOT / "workflow/scripts/train.py", "--fold", str(fold)]
         command += ["--paths", tmp_path / "paths.csv", "--numpy", tmp_path / "numpy"]
         command += ["--plan", tmp_path / "plan.json", "--settings", chosen.model_dump_json()]
         command += ["--model", home / "fold.pt", "--checkpoint", home / "checkpoint.pt"]
         command += ["--logs", home / "logs"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return runner(command, **PIPES)
 
     return call
+
+
+def weights_of(path):
+    return torch.load(path, weights_only=True)["weights"]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_run_ends_with_the_same_weights(script, tmp_path, kills):
+    long = {"steps_per_epoch": 20, "epochs": 4, "ema": 0.9, "checkpoint_minutes": 0.2 / 60}
+    assert script(1, "whole", **long).returncode == 0
+    generator, stopped_at = np.random.default_rng(kills), []
+    while len(stopped_at) < kills:
+        process = script(1, "killed", runner=subprocess.Popen, **long)
+        for line in process.stderr:
+            if "validat" in line:  # the last line before the steps
+                break
+        while not (tmp_path / "killed/checkpoint.pt").exists():
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        state = torch.load(tmp_path / "killed/checkpoint.pt", weights_only=True)["state"]
+        stopped_at.append(state["step"])
+    done = script(1, "killed", **long)
+    assert done.returncode == 0
+    assert f"step {stopped_at[-1]}" in done.stderr
+    assert 0 < stopped_at[0] < stopped_at[-1] <= 80
+    assert same(weights_of(tmp_path / "killed/fold.pt"), weights_of(tmp_path / "whole/fold.pt"))
+    rows = [history(tmp_path / name) for name in ("killed", "whole")]
+    assert [exact(row) for row in rows[0]] == [exact(row) for row in rows[1]]
 
 
 def test_the_script_trains_on_the_other_folds_only(script, tmp_path):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import initialise, run
+from mist_core.models.blocks import Upsampling, initialise, run
 from mist_core.models.unet import DEEP_HEADS, ResidualBlock
 from mist_core.topology import Level, topology
 
@@ -139,7 +139,7 @@ class JoinBlock(nn.Module):
 
     def __init__(self, skips: int, level: Level) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose3d(FEATURES, FEATURES, level.stride, level.stride)
+        self.up = Upsampling(FEATURES, FEATURES, level.stride)
         same_size = Level(level.kernel, (1, 1, 1))
         self.block = ResidualBlock((1 + skips) * FEATURES, FEATURES, same_size)
 

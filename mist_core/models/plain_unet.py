@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import Convolution, initialise, run
+from mist_core.models.blocks import Convolution, Upsampling, initialise, run
 from mist_core.topology import Level, nnunet_v2_topology
 
 MAX_FEATURES = 320
@@ -125,7 +125,7 @@ class UpStage(nn.Module):
         self, convolutions: int, in_features: int, out_features: int, kernel: Shape, stride: Shape
     ) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose3d(in_features, out_features, stride, stride)
+        self.up = Upsampling(in_features, out_features, stride)
         self.convolutions = Convolutions(convolutions, 2 * out_features, out_features, kernel)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import SLOPE, Convolution, initialise, run
+from mist_core.models.blocks import SLOPE, Convolution, Upsampling, initialise, run
 from mist_core.topology import Level, topology
 
 MAX_FEATURES = 320
@@ -114,7 +114,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, level: Level) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose3d(in_features, out_features, level.stride, level.stride)
+        self.up = Upsampling(in_features, out_features, level.stride)
         self.first = Convolution(2 * out_features, out_features, level.kernel, leaky=True)
         self.second = Convolution(out_features, out_features, level.kernel, leaky=True)
 

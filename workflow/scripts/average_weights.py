@@ -16,8 +16,7 @@ def main() -> None:
 
     import torch
 
-    from mist_core import train
-    from mist_core.modelfile import read_state
+    from mist_core.modelfile import read_state, write_state
 
     states = [read_state(path) for path in args.weights]
     first = states[0]["weights"]
@@ -35,7 +34,7 @@ def main() -> None:
         else value
         for name, value in first.items()
     }
-    train.save(args.output, states[0] | {"weights": averaged, "fold": None})
+    write_state(args.output, states[0] | {"weights": averaged, "fold": None})
 
 
 if __name__ == "__main__":

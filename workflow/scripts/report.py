@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mist_core import cli, report
-from mist_core.files import read_rows, write_text
+from mist_core.files import read_json, read_rows, write_text
 from mist_core.plan import read_plan
 
 
@@ -23,13 +23,19 @@ def main() -> None:
     ranking = read_rows(args.ranking)
     tables = zip(args.names, args.results, args.predictions, strict=True)
     candidates = [report.read_candidate(*each) for each in tables]
+    folders = {f"{folder.parent.parent.name} {folder.name}": folder for folder in args.logs}
     histories = {
-        f"{folder.parent.parent.name} {folder.name}": read_rows(folder / "history.csv")
-        for folder in args.logs
+        name: read_rows(folder / "history.csv")
+        for name, folder in folders.items()
         if (folder / "history.csv").exists()
     }
+    models = {
+        name: read_json(folder / "model.json")
+        for name, folder in folders.items()
+        if (folder / "model.json").exists()
+    }
     page = report.render(
-        read_plan(args.plan), read_rows(args.paths), candidates, ranking, histories
+        read_plan(args.plan), read_rows(args.paths), candidates, ranking, histories, models
     )
     write_text(args.output, page)
     write_text(args.summary, report.summary_text(candidates, ranking))

@@ -9,7 +9,7 @@ from mist_core import cli, parallel, train
 from mist_core.config import Train
 from mist_core.criterion import needs_distances
 from mist_core.errors import DataError
-from mist_core.files import read_json, read_rows
+from mist_core.files import read_json, read_rows, write_json
 from mist_core.folds import in_random_order, read_patients, set_aside
 from mist_core.lease import held_files, take_gpus
 from mist_core.patches import StoredCases
@@ -84,6 +84,8 @@ def fit(args: argparse.Namespace, settings: Train) -> None:
         identity,
     )
     if parallel.is_first():
+        about = {"chosen": trained.chosen, "by_held_out": settings.chooses_by_held_out}
+        write_json(args.logs / "model.json", about)
         train.save_model(args.model, trained.network, plan, settings, args.fold, trained.chosen)
 
 
