@@ -140,7 +140,7 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
     items = part.size * settings.accumulate * settings.batch_size  # of a step
     epoch_steps = steps_per_epoch(settings, len(cases), items)
     all_steps = settings.epochs * epoch_steps
-    state = resume(paths.checkpoint, identity, settings, all_steps, learner)
+    state = resume(paths.checkpoint, identity, settings, epoch_steps, learner)
     if state.step == 0 and settings.pretrained_weights:
         begin_with(learner.network, plan, settings, fold)
     validation = validation_of(looked_at, plan, settings, epoch_steps * items)
@@ -187,7 +187,8 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
 
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         state.seconds, state.stepping = state.seconds + seconds, state.stepping + seconds
-        done = part.agreed(share_done(state, all_steps, settings), device)
+        done = share_done(state, all_steps, settings)
+        done = part.agreed(done, device) if settings.minutes else done
         state.finished = done >= 1
         epoch_ends = state.step % epoch_steps == 0 or state.finished
         save_now = clock - saved >= 60 * settings.checkpoint_minutes
@@ -394,7 +395,7 @@ def summary(
     )
 
 
-def resume(path: Path, identity: str, settings: Train, all_steps: int, learner: Learner) -> State:
+def resume(path: Path, identity: str, settings: Train, epoch_steps: int, learner: Learner) -> State:
     """Load a checkpoint of the same identity, or begin.
 
     One that is finished goes on if it is to take longer now. Where it went further than it is to
@@ -408,10 +409,13 @@ def resume(path: Path, identity: str, settings: Train, all_steps: int, learner: 
         return State()
     state = State(**found["state"])
     if found["ends"] != ends(settings):
+        all_steps = settings.epochs * epoch_steps
         if state.step > all_steps or state.seconds > 60 * (settings.minutes or math.inf):
             log.info("%s went further than this run is to go: starting anew", path)
             return State()
         state.finished = share_done(state, all_steps, settings) >= 1
+        if len(state.history) * epoch_steps > state.step:
+            state.history.pop()  # of an epoch that time cut short, and that now goes on
     for name, part in learner.parts().items():
         part.load_state_dict(found[name])
     epochs = len(state.history)

@@ -1,12 +1,19 @@
 """What the machine can do, and what it says when it cannot."""
 
 import copy
+import resource
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from mist_core.device import enough_memory, mend_small_convolutions
+from mist_core.device import (
+    enough_memory,
+    half_precision,
+    keep_freed_memory,
+    mend_small_convolutions,
+)
 from mist_core.errors import DataError
 
 
@@ -24,6 +31,33 @@ def test_the_memory_of_a_gpu_is_named():
 def test_another_failure_stays_what_it_is():
     with pytest.raises(RuntimeError, match="mat1 and mat2"), enough_memory("Lower it."):
         torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("amp", "expected"),
+    [(True, torch.bfloat16), (False, None), ("float16", torch.float16)],
+)
+def test_the_type_to_compute_in_is_what_was_set(amp, expected):
+    assert half_precision(amp, torch.device("cpu")) == expected
+
+
+def test_bfloat16_is_taken_where_the_processor_has_it():
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    has = "avx512_bf16" in flags or "amx_tile" in flags
+    assert half_precision("auto", torch.device("cpu")) == (torch.bfloat16 if has else None)
+
+
+def test_freed_memory_is_kept():
+    """Fresh pages are not asked for again: a large tensor made anew touches none."""
+    keep_freed_memory()
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(50_000_000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 1000  # of 48,828 pages
 
 
 @pytest.mark.parametrize(

@@ -466,6 +466,19 @@ def test_bfloat16_trains(tmp_path):
     assert all(w.isfinite().all() for w in weights.values())
 
 
+def test_float16_trains_with_a_scaled_loss_and_goes_on_exactly(tmp_path, monkeypatch):
+    settings = SHORT.model_copy(update={"amp": "float16"})
+    whole = run(tmp_path / "whole", settings)
+    with monkeypatch.context() as context:
+        stop_at_step(context, 4)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped", settings)
+    assert same(run(tmp_path / "stopped", settings), whole)
+    state = torch.load(tmp_path / "whole/checkpoint.pt", weights_only=True)
+    assert state["scaler"]["scale"] > 1
+    assert not same(whole, run(tmp_path / "float32"))
+
+
 def test_a_model_file_tells_all_that_prediction_needs(tmp_path):
     model = for_plan(PLAN, Train())
     save_model(tmp_path / "fold_3.pt", model, PLAN, SHORT, 3)
