@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mist_core.config import Train
+from mist_core.device import to_device
 from mist_core.geometry import ANISOTROPY, Shape, Triple
-from mist_core.patches import X_AXIS, Batch
+from mist_core.patches import X_AXIS, Batch, Piece, cut_out, stacked
 from mist_core.plan import Plan
 from mist_core.regions import mirrored_classes
 
@@ -189,75 +190,90 @@ def _thick_axis(spacing: Triple) -> int | None:
     return int(np.argmax(spacing)) if thick else None
 
 
+def reach(changes: Changes, patch_size: Shape, spacing: Triple) -> Shape:
+    """How many voxels beyond each side of a patch are seen in it, once it is turned or scaled."""
+    if changes.matrix is None:
+        return (0, 0, 0)
+    half_mm = np.asarray(patch_size) * spacing / 2
+    seen_mm = np.abs(changes.matrix) @ half_mm
+    z, y, x = np.maximum(np.ceil((seen_mm - half_mm) / spacing) + 1, 0).astype(int).tolist()
+    return (z, y, x)
+
+
 def augment(
-    batch: Batch, recipe: Recipe, spacing: Triple, generators: Sequence[np.random.Generator]
+    pieces: Sequence[Piece],
+    drawn: Sequence[Changes],
+    recipe: Recipe,
+    patch_size: Shape,
+    spacing: Triple,
 ) -> Batch:
-    """Change images, class indices and distance maps together; the batch itself stays as it is.
+    """A batch of patches of the pieces, which stay as they are, each changed as drawn for it.
 
-    ``spacing`` is in mm, (z, y, x). Every item has a generator of its own.
+    ``spacing`` is in mm, (z, y, x).
     """
-    channels = batch.images.shape[1]
-    drawn = [draw(recipe, channels, spacing, generator) for generator in generators]
-    dtype = batch.labels.dtype
-    # torch cannot mirror 16 bits without a sign.
-    labels = batch.labels.to(torch.int32) if dtype == torch.uint16 else batch.labels.clone()
-    maps = None if batch.distance_maps is None else batch.distance_maps.clone()
-    batch = Batch(batch.images.clone(), labels, maps)
-    for item, changes in enumerate(drawn):
-        one = Batch(batch.images[item], labels[item], None if maps is None else maps[item])
-        if changes.matrix is not None:
-            move(one, changes.matrix, spacing)
-        mirror(one, changes.mirrored, recipe.mirrored)
+    patches = []
+    for piece, changes in zip(pieces, drawn, strict=True):
+        # torch cannot mirror 16 bits without a sign.
+        wide = piece.labels.dtype == torch.uint16
+        whole = piece._replace(labels=piece.labels.to(torch.int32)) if wide else piece
+        if changes.matrix is None:
+            patch = cut_out(whole, patch_size)
+        else:
+            patch = moved(whole, changes.matrix, patch_size, spacing)
+        patches.append(mirror(patch, changes.mirrored, recipe.mirrored))
+    batch = stacked(patches)
     change_intensities(batch.images, drawn, _thick_axis(spacing))
-    return batch._replace(labels=batch.labels.to(dtype))
+    return batch._replace(labels=batch.labels.to(pieces[0].labels.dtype))
 
 
-# --- places: of one item, (C, Z, Y, X), (Z, Y, X) and (K, Z, Y, X), changed where it lies ---------
+# --- places: of one item, (C, Z, Y, X), (Z, Y, X) and (K, Z, Y, X) --------------------------------
 
 
-def mirror(item: Batch, axes: tuple[int, ...], mirrored: tuple[int, ...] = ()) -> None:
+def mirror(item: Piece, axes: tuple[int, ...], mirrored: tuple[int, ...] = ()) -> Piece:
     """Mirror along array axes; along x classes change places with those ``mirrored`` names."""
     if not axes:
-        return
-    for tensor in item:
-        if tensor is not None:
-            tensor.copy_(tensor.flip([axis - 3 for axis in axes]))
-    if X_AXIS not in axes:
-        return
-    pairs = [(one, other) for one, other in enumerate(mirrored) if one < other]
-    for one, other in pairs:
-        is_one, is_other = item.labels == one, item.labels == other
-        item.labels.masked_fill_(is_one, other).masked_fill_(is_other, one)
-    if pairs and item.distance_maps is not None:
-        item.distance_maps.copy_(item.distance_maps[list(mirrored)])
+        return item
+    dims = [axis - 3 for axis in axes]
+    image, labels, maps, _ = item
+    image, labels = image.flip(dims), labels.flip(dims)
+    maps = None if maps is None else maps.flip(dims)
+    if X_AXIS in axes and mirrored:
+        for one, other in enumerate(mirrored):
+            if one < other:
+                is_one, is_other = labels == one, labels == other
+                labels.masked_fill_(is_one, other).masked_fill_(is_other, one)
+        maps = None if maps is None else maps[list(mirrored)]
+    return Piece(image, labels, maps)
 
 
-def move(item: Batch, matrix: Matrix, spacing: Triple) -> None:
-    """Rotate and scale about the patch centre in one resampling, linear for images and distance
-    maps, nearest for labels. What comes in from outside is zero and background, as far away as it
-    is at the border.
+def moved(piece: Piece, matrix: Matrix, patch_size: Shape, spacing: Triple) -> Piece:
+    """Rotate and scale about the centre of the patch in one resampling, linear for images and
+    distance maps, nearest for labels. Where the case ends begin zeros and background, as far away
+    as the border is.
 
     ``matrix`` leads from places (mm from the centre; z, y, x) to those that are seen there.
     """
-    images, labels, maps = item
-    grid = sampling_grid(matrix, _shape(labels), spacing, images.device)
-    images.copy_(_sampled(images, grid, "bilinear", "zeros"))
-    labels.copy_(_nearest(labels, grid))
+    image, labels, maps, _ = piece
+    grid = sampling_grid(matrix, piece, patch_size, spacing)
     if maps is not None:
         growth = float(np.linalg.det(matrix)) ** (-1 / 3)  # distances grow as shapes do
-        maps.copy_(_sampled(maps, grid, "bilinear", "border")).mul_(growth)
+        maps = _sampled(maps, grid, "bilinear", "border").mul_(growth)
+    return Piece(_sampled(image, grid, "bilinear", "zeros"), _nearest(labels, grid), maps)
 
 
-def sampling_grid(matrix: Matrix, size: Shape, spacing: Triple, device: torch.device) -> Tensor:
-    """(Z, Y, X, 3): where each voxel of a patch of this size looks, in the units and the order
-    (x, y, z) of grid_sample, which has -1 and 1 at the outer edges of the patch.
+def sampling_grid(matrix: Matrix, piece: Piece, patch_size: Shape, spacing: Triple) -> Tensor:
+    """(Z, Y, X, 3): where in a piece each voxel of the patch looks, in the units and the order
+    (x, y, z) of grid_sample, which has -1 and 1 at the outer edges.
     """
-    edges_mm = np.asarray(size) * np.asarray(spacing)
+    sizes = np.asarray(_shape(piece.labels))
+    middle = np.asarray(piece.corner) + np.asarray(patch_size) / 2  # in voxels, from the outer edge
     parts = []
-    for axis, (n, mm) in enumerate(zip(size, spacing, strict=True)):
+    for axis, (n, mm) in enumerate(zip(patch_size, spacing, strict=True)):
         offsets_mm = (np.arange(n) - (n - 1) / 2) * mm
-        seen = 2 * offsets_mm[:, None] * matrix[:, axis] / edges_mm
-        parts.append(torch.tensor(seen[:, ::-1].copy(), dtype=torch.float32, device=device))
+        seen = 2 * offsets_mm[:, None] * matrix[:, axis] / (sizes * spacing)
+        if axis == 0:
+            seen = seen + 2 * middle / sizes - 1
+        parts.append(to_device(seen[:, ::-1].copy(), piece.image.device, torch.float32))
     by_z, by_y, by_x = parts
     return by_z[:, None, None] + (by_y[:, None] + by_x)
 
@@ -274,10 +290,10 @@ def _nearest(labels: Tensor, grid: Tensor) -> Tensor:
     """Class indices (Z, Y, X) as they are seen through a grid, the nearest, 0 outside: what
     grid_sample does, in half the time on a CPU.
     """
-    size = _shape(labels)
     around = F.pad(labels, (1, 1) * 3).flatten()  # the zeros that come in from outside
+    size = grid.shape[:3]
     places = torch.zeros(size, dtype=torch.int32, device=labels.device)
-    for axis, n in enumerate(size):
+    for axis, n in enumerate(labels.shape):
         place = grid[..., 2 - axis].add(1).mul_(n / 2).add_(0.5).round_().clamp_(0, n + 1)
         places.mul_(n + 2).add_(place.to(torch.int32))
     return around.index_select(0, places.flatten()).view(size)
@@ -298,14 +314,17 @@ def change_intensities(images: Tensor, drawn: Sequence[Changes], thick: int | No
         chosen = np.nonzero(~np.isnan(amounts))
         if not chosen[0].size:
             continue
-        channels, own = images[chosen], amounts[chosen]
+        own = amounts[chosen]
+        places = tuple(to_device(each, images.device, torch.int64) for each in chosen)
+        channels = images[places]
         if kind == "noise":
             seeds = np.stack([changes.seeds for changes in drawn])[chosen]
-            images[chosen] = add_noise(channels, own, seeds)
+            changed = add_noise(channels, own, seeds)
         elif kind == "low_resolution":
-            images[chosen] = low_resolution(channels, own, thick)
+            changed = low_resolution(channels, own, thick)
         else:
-            images[chosen] = BY_AMOUNT[kind](channels, own)
+            changed = BY_AMOUNT[kind](channels, own)
+        images[places] = changed
 
 
 def add_noise(channels: Tensor, sigmas: NDArray[np.float64], seeds: NDArray[np.int64]) -> Tensor:
@@ -366,7 +385,8 @@ def low_resolution_matrix(n: int, share: float) -> Matrix:
 
 def _along_axes(channels: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     """Apply a matrix (N, n, n) along each axis of channels (N, Z, Y, X)."""
-    by_z, by_y, by_x = (torch.from_numpy(matrix).to(channels) for matrix in matrices)
+    device, dtype = channels.device, channels.dtype
+    by_z, by_y, by_x = (to_device(matrix, device, dtype) for matrix in matrices)
     n, z, y, x = channels.shape
     changed = channels.reshape(n, z * y, x) @ by_x.mT
     changed = by_y[:, None] @ changed.view(n, z, y, x)
@@ -403,7 +423,7 @@ def bend_negative(channels: Tensor, exponents: NDArray[np.float64]) -> Tensor:
 
 
 def _each(amounts: NDArray[np.float64], channels: Tensor) -> Tensor:
-    return torch.from_numpy(amounts).to(channels)[:, None, None, None]
+    return to_device(amounts, channels.device, channels.dtype)[:, None, None, None]
 
 
 BY_AMOUNT: Mapping[str, Callable[[Tensor, NDArray[np.float64]], Tensor]] = {

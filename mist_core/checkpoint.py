@@ -36,7 +36,10 @@ def load(path: Path) -> dict[str, Any] | None:
                 if damaged := parts.testzip():  # torch does not look at the checksums
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
             state: dict[str, Any] = torch.load(candidate, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            continue  # another process of this training has found it damaged
         except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+            candidate.unlink(missing_ok=True)  # or it would become the one before
             older = "Taking the one before." if candidate == path else "Starting anew."
             log.warning(
                 "WARNING: %s: expected a checkpoint, found a damaged file (%s). %s",

@@ -55,11 +55,9 @@ LOSSES: Mapping[str, tuple[str, ...]] = {  # names, and parameters that the user
     "tversky": ("false_positives", "false_negatives"),
     "focal_dice": ("gamma",),
 }
-# Of a training that goes on.
-MAY_CHANGE = (
-    *("epochs", "minutes", "early_stopping"),
-    *("validate_every", "checkpoint_minutes", "workers"),
-)
+# Keys of train. With other values of these a run that has ended goes on, or stays ended.
+WHEN_IT_ENDS = ("epochs", "minutes", "early_stopping")
+OF_NO_CONSEQUENCE = ("checkpoint_minutes", "workers")  # for the weights
 LOSSES_OF_DISTANCES = ("bl", "hdos", "gsl")  # they need preprocess.compute_dtms
 # Folders that the run itself makes under results/, where experiments live.
 RESERVED_EXPERIMENTS = (
@@ -270,6 +268,13 @@ class Train(Section):
     )
 
     @property
+    def mirrors_left_and_right(self) -> bool:
+        """Whether patches are mirrored along x."""
+        chance = self.augment.mirror
+        never = chance == 0 or (chance is None and self.augmentation == "none")
+        return "x" in self.mirror_axes and not never
+
+    @property
     def takes_best(self) -> bool:
         """Whether the model is that of the best validation, not that of the last step."""
         return self.model_selection == "best" or (
@@ -282,8 +287,11 @@ class Train(Section):
         return self.takes_best and self.val_percent == 0
 
     def kept(self) -> dict[str, Any]:
-        """What must stay as it is for a run to go on: all but when it ends and what it shows."""
-        return self.model_dump(mode="json", exclude=set(MAY_CHANGE))
+        """What must stay as it is for a run to go on."""
+        may_change = {*WHEN_IT_ENDS, *OF_NO_CONSEQUENCE, "model_selection"}
+        if not self.takes_best:
+            may_change |= {"validate_every"}
+        return {"takes_best": self.takes_best} | self.model_dump(mode="json", exclude=may_change)
 
     def weights_for(self, fold: int) -> str:
         """The model file to begin a fold with: ``{fold}`` in its name is the fold's number."""

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
-from mist_core.augment import Recipe, augment, recipe_for
+from mist_core.augment import Recipe, augment, draw, reach, recipe_for
 from mist_core.config import Train
-from mist_core.patches import Batch, TrainingCase, draw_patch
+from mist_core.patches import TrainingCase, cut_out, draw_piece, stacked
 from mist_core.pictures import (
     Picture,
     colour_of,
@@ -50,21 +49,24 @@ def versions(
     channel: int,
 ) -> list[Picture]:
     """Pictures of one patch of a case: as it is, then changed."""
-    generator = np.random.default_rng(seed)
-    image, labels, _ = draw_patch(case, plan.patch_size, settings.foreground_probability, generator)
-    first = Batch(torch.from_numpy(image)[None], torch.from_numpy(labels)[None])
-    many = Batch(*(t.expand(VERSIONS, *t.shape[1:]) for t in first if t is not None))
+    size, spacing = plan.patch_size, plan.target_spacing_mm
+    channels = len(plan.dataset_info.images)
     generators = [np.random.default_rng([*seed, n]) for n in range(VERSIONS)]
-    changed = augment(many, recipe, plan.target_spacing_mm, generators)
+    drawn = [draw(recipe, channels, spacing, generator) for generator in generators]
+    farthest = np.max([reach(changes, size, spacing) for changes in drawn], axis=0).tolist()
+    chance, generator = settings.foreground_probability, np.random.default_rng(seed)
+    piece = draw_piece(case, size, chance, generator, tuple(farthest))
+    first = stacked([cut_out(piece, size)])
+    changed = augment([piece] * VERSIONS, drawn, recipe, size, spacing)
+    image = first.images[0].numpy()
     low, high = np.percentile(np.nan_to_num(image[channel]), [1, 99.5])
-    spacing = plan.target_spacing_mm[1:]
     pictures = []
     for one in (first, changed):
         for volume, of_voxels in zip(
             one.images[:, channel].numpy(), one.labels.numpy(), strict=True
         ):
             z = fullest_slice(of_voxels)
-            pictures.append(slice_picture(volume[z], of_voxels[z], spacing, (low, high)))
+            pictures.append(slice_picture(volume[z], of_voxels[z], spacing[1:], (low, high)))
     return pictures
 
 

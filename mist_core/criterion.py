@@ -31,6 +31,14 @@ def needs_distances(settings: Train) -> bool:
     return "distance_maps" in needs_of(loss_of(settings))
 
 
+def alpha_of(settings: Train, epoch: int) -> float | None:
+    """The weight of the region part of the loss in an epoch; None where it has no such part."""
+    if "alpha" not in needs_of(loss_of(settings)):
+        return None
+    weighting, pause = settings.composite_loss_weighting, settings.init_pause
+    return composite_weight(epoch, settings.epochs, weighting, init_pause=pause)
+
+
 def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
     """A function of a network's outputs, the batch they are of, and the epoch, to a scalar.
 
@@ -56,7 +64,7 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
     table = None
     if settings.regions:
         of_labels = membership(info.labels, plan.regions)
-        if "x" in settings.mirror_axes:
+        if settings.mirrors_left_and_right:
             mirrored_regions(plan.regions, info.mirrored_labels)  # said now, not in prediction
         table = torch.from_numpy(of_labels).to(device)
 
@@ -66,11 +74,10 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
         _try(loss, dict(params), plan)
 
     def compute(outputs: Sequence[Tensor], batch: Batch, epoch: int) -> Tensor:
-        weighting, pause = settings.composite_loss_weighting, settings.init_pause
         given = {
             "distance_maps": batch.distance_maps,
             "spacing": plan.target_spacing_mm,
-            "alpha": composite_weight(epoch, settings.epochs, weighting, init_pause=pause),
+            "alpha": alpha_of(settings, epoch),
         }
         labels = target(batch.labels, ignored, table)
         chosen = {name: given[name] for name in needs}

@@ -3,8 +3,10 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mist_core.errors import DataError
@@ -54,6 +56,11 @@ def tune(device: torch.device) -> None:
 def is_idle(device: torch.device) -> bool:
     """Whether the device has done all that it was told: else it is not waiting for anything."""
     return device.type != "cuda" or torch.cuda.current_stream(device).query()
+
+
+def to_device(values: NDArray[Any], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """NumPy values as a tensor, which a GPU does not stop its work for."""
+    return torch.from_numpy(values).to(device, dtype, non_blocking=True)
 
 
 def keep_freed_memory() -> None:

@@ -41,6 +41,12 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(temporary)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed processes left of ``replacing``; none may be at work on ``path``."""
+    for temporary in path.parent.glob(f".*-{path.name}"):
+        remove(temporary)
+
+
 def remove(path: Path) -> None:
     """Delete a file, a folder, or a link but not what it points to; nothing if there is none."""
     if path.is_dir() and not path.is_symlink():

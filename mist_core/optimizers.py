@@ -2,23 +2,24 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from mist_core.config import Train
 
-Tensors = list[Tensor] | tuple[Tensor, ...]
 WARMUP_FROM = 0.01  # of the learning rate
 LONGEST_WARMUP = 0.1  # of the run: or a short one would never reach its learning rate
 
 OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], Optimizer]] = {
     "adam": lambda weights, rate, decay: Adam(weights, rate, weight_decay=decay, fused=True),
     "adamw": lambda weights, rate, decay: AdamW(weights, rate, weight_decay=decay, fused=True),
+    # Not fused: a first step that a scaled loss skips would leave its momentum to chance.
     "sgd": lambda weights, rate, decay: SGD(
-        weights, rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=True
+        weights, rate, momentum=0.9, nesterov=True, weight_decay=decay
     ),
 }
 
@@ -53,18 +54,33 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the network that follows it: an exponential moving average of its weights.
+class Average:
+    """A copy of a network that follows it: an exponential moving average of its weights.
 
     After n steps it forgets no faster than over n steps: (1 + n) / (10 + n) replaces a larger
     decay, or the first, random weights would stay in the average of a short run. As in Tarvainen &
     Valpola, "Mean teachers", NeurIPS 2017.
     """
 
-    @torch.no_grad()
-    def follow(average: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        n = int(steps)
-        own = min(decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(average, current, 1 - own)
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay, self.steps = deepcopy(network), decay, 0
 
-    return AveragedModel(network, multi_avg_fn=follow)
+    @torch.no_grad()
+    def follow(self, network: nn.Module) -> None:
+        """Take in the weights of a step; what is no weight, such as a counter, is copied."""
+        own = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
+        pairs = zip(self.network.parameters(), network.parameters(), strict=True)
+        mine, theirs = (list(tensors) for tensors in zip(*pairs, strict=True))
+        torch._foreach_lerp_(mine, theirs, 1 - own)
+        for buffer, other in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(other)
+        self.steps += 1  # counted here: to ask torch's AveragedModel, a GPU would have to wait
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"weights": self.network.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.network.load_state_dict(state["weights"])
+        self.steps = state["steps"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise, product, repeat
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +33,9 @@ class TrainingCase:
     @cached_property
     def rows_of_classes(self) -> list[tuple[int, int]]:
         """First and last row + 1 of the coordinates of each class that is there."""
-        _, firsts = np.unique(self.coordinates[:, 0], return_index=True)
-        return list(pairwise([*firsts.tolist(), len(self.coordinates)]))
+        classes = np.asarray(self.coordinates[:, 0])
+        ends = [*(np.flatnonzero(np.diff(classes)) + 1).tolist(), len(classes)]
+        return list(pairwise([0, *ends])) if len(classes) else []
 
     @property
     def n_bytes(self) -> int:
@@ -81,17 +82,29 @@ def open_case(folder: Path, case_id: str, with_distances: bool = False) -> Train
     )
 
 
-def draw_patch(
+class Piece(NamedTuple):
+    """What is read of a case to make a patch of: more where that is to be turned or scaled, less
+    where the case ends.
+    """
+
+    image: Tensor  # (C, Z, Y, X)
+    labels: Tensor  # (Z, Y, X), class indices
+    distance_maps: Tensor | None  # (K, Z, Y, X)
+    corner: Shape = (0, 0, 0)  # where in the piece the patch begins, in voxels; may lie outside
+
+
+def draw_piece(
     case: TrainingCase,
     patch_size: Shape,
     foreground_probability: float,
     generator: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.float32] | None]:
-    """A random patch: image (C, Z, Y, X), class indices (Z, Y, X), distance maps (K, Z, Y, X).
+    reach: Shape = (0, 0, 0),
+) -> Piece:
+    """A random patch with so many voxels more on each side, as far as the case goes.
 
     With ``foreground_probability`` it holds a voxel of a class drawn evenly among those present,
-    at a random place inside it; else it lies anywhere. Where the case is smaller than the patch it
-    is padded with zeros, evenly on both sides, and distance maps with what lies at their border.
+    at a random place inside it; else it lies anywhere in the case. A case that is smaller than the
+    patch is in its middle.
     """
     shape = case.labels.shape
     start = [
@@ -106,41 +119,72 @@ def draw_patch(
             min(max(int(v) - i, 0), max(n - p, 0))
             for v, i, n, p in zip(voxel, inside, shape, patch_size, strict=True)
         ]
-    box = tuple(slice(s, min(s + p, n)) for s, p, n in zip(start, patch_size, shape, strict=True))
-    margins = [(p - (b.stop - b.start)) for p, b in zip(patch_size, box, strict=True)]
-    padding = [(m // 2, m - m // 2) for m in margins]
+    start = [s - max(p - n, 0) // 2 for s, p, n in zip(start, patch_size, shape, strict=True)]
+    box = tuple(
+        slice(max(s - r, 0), min(s + p + r, n))
+        for s, p, r, n in zip(start, patch_size, reach, shape, strict=True)
+    )
     part = (slice(None), *box)
-    image = np.pad(case.image[part].astype(np.float32), [(0, 0), *padding])
-    labels = np.pad(case.labels[box], padding)
-    if case.distance_maps is None:
-        return image, labels, None
-    maps = case.distance_maps[part].astype(np.float32)
-    return image, labels, np.pad(maps, [(0, 0), *padding], mode="edge")
+    maps = None if case.distance_maps is None else case.distance_maps[part].astype(np.float32)
+    z, y, x = (s - each.start for s, each in zip(start, box, strict=True))
+    return Piece(
+        torch.from_numpy(case.image[part].astype(np.float32)),
+        torch.from_numpy(np.array(case.labels[box])),
+        None if maps is None else torch.from_numpy(maps),
+        (z, y, x),
+    )
 
 
-def draw_batch(
+def draw_pieces(
     cases: Sequence[TrainingCase],
     items: Iterable[int],
     patch_size: Shape,
     foreground_probability: float,
     seed: tuple[int, ...],
-) -> Batch:
-    """Patches of random cases.
+    reaches: Iterable[Shape] | None = None,
+) -> list[Piece]:
+    """Pieces of random cases, one for each item.
 
     ``seed`` and the numbers in ``items`` alone decide what is drawn: a step can be repeated without
     those before it, and a batch can be drawn in parts.
     """
-    patches = []
-    for item in items:
+    pieces = []
+    for item, reach in zip(items, reaches or repeat((0, 0, 0)), strict=False):
         generator = np.random.default_rng([*seed, item])
         case = draw_case(cases, generator)
-        patches.append(draw_patch(case, patch_size, foreground_probability, generator))
-    images, labels, maps = zip(*patches, strict=True)
-    return Batch(
-        torch.from_numpy(np.stack(images)),
-        torch.from_numpy(np.stack(labels)),
-        None if maps[0] is None else torch.from_numpy(np.stack(maps)),
-    )
+        pieces.append(draw_piece(case, patch_size, foreground_probability, generator, reach))
+    return pieces
+
+
+def cut_out(piece: Piece, patch_size: Shape) -> Piece:
+    """The patch in a piece as it is; zeros, background and the border of distance maps where the
+    case ends.
+    """
+    image, labels, maps, corner = piece
+    size = tuple(labels.shape)
+    if corner == (0, 0, 0) and size == tuple(patch_size):
+        return piece
+    there, here = [], []  # of the piece and of the patch, what they share
+    for c, n, p in zip(corner, size, patch_size, strict=True):
+        low, high = max(c, 0), min(c + p, n)
+        there.append(slice(low, high))
+        here.append(slice(low - c, high - c))
+    new_image = image.new_zeros((len(image), *patch_size))
+    new_image[:, *here] = image[:, *there]
+    new_labels = labels.new_zeros(patch_size)
+    new_labels[*here] = labels[*there]
+    if maps is not None:
+        for axis, (c, n, p) in enumerate(zip(corner, size, patch_size, strict=True)):
+            places = torch.arange(c, c + p, device=maps.device).clamp_(0, n - 1)
+            maps = maps.index_select(axis + 1, places)
+    return Piece(new_image, new_labels, maps)
+
+
+def stacked(pieces: Sequence[Piece]) -> Batch:
+    """Patches of one size as a batch."""
+    images, labels, maps, _ = zip(*pieces, strict=True)
+    distances = None if maps[0] is None else torch.stack(maps)
+    return Batch(torch.stack(images), torch.stack(labels), distances)
 
 
 def draw_case(cases: Sequence[TrainingCase], generator: np.random.Generator) -> TrainingCase:

@@ -28,7 +28,9 @@ LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")  # as cli.run lets a script write
 LAST_LINES = 10
 ENDED_BADLY = re.compile(r"returned non-zero exit status|died with <Signals")
 CASE = re.compile(r"^  case (.+?): ", re.MULTILINE)
-EPOCH, RESUMED = re.compile(rb"\bepoch (\d+)"), re.compile(rb"after epoch (\d+)")
+OF_THE_TIME = rb"(?:.*?\((\d+) % of the time\))?"
+EPOCH = re.compile(rb"\bepoch (\d+)" + OF_THE_TIME)
+RESUMED = re.compile(rb"after epoch (\d+)" + OF_THE_TIME)
 
 KILLED = "killed before it could say why, most often for want of memory (exit code 137)."
 LOWER = {
@@ -65,10 +67,16 @@ class Job:
         return b""
 
     def epochs(self) -> tuple[int, int]:
-        """Epochs that a training has done, and those of them that it found done."""
+        """Epochs that a training has done, and those of them that it found done; where time ends
+        it, their share of the time as epochs.
+        """
         text = self.said()
-        done, found = EPOCH.findall(text), RESUMED.findall(text)
-        return int(done[-1]) if done else 0, int(found[-1]) if found else 0
+        done, found = (self._last(pattern.findall(text)) for pattern in (EPOCH, RESUMED))
+        return done, found
+
+    def _last(self, matches: list[tuple[bytes, bytes]]) -> int:
+        epoch, percent = matches[-1] if matches else (b"0", b"")
+        return self.work.units * int(percent) // 100 if percent else int(epoch)
 
 
 class Progress(logging.Handler):

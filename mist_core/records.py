@@ -24,14 +24,14 @@ class Records:
         self.board = SummaryWriter(str(logs), purge_step=len(history) + 1)
         self.warned = False
 
-    def add(self, record: dict[str, Any], seconds_left: float) -> None:
-        """Write down an epoch."""
+    def add(self, record: dict[str, Any], done: float, seconds_left: float) -> None:
+        """Write down an epoch; ``done`` is the share of the run up to its end."""
         self.history.append(record)
         columns = list(dict.fromkeys(name for each in self.history for name in each))
         write_rows(self.logs / "history.csv", columns, self.history)
         for name in record.keys() - {"epoch"}:
             self.board.add_scalar(name, record[name], record["epoch"])
-        log.info("%s", self.line(record, seconds_left))
+        log.info("%s", self.line(record, done, seconds_left))
         if record["waiting"] > LONGEST_WAIT and not self.warned:
             self.warned = True
             log.warning(
@@ -44,10 +44,10 @@ class Records:
         """A picture (height, width, 3) for TensorBoard."""
         self.board.add_image(name, picture, epoch, dataformats="HWC")
 
-    def line(self, record: dict[str, Any], seconds_left: float) -> str:
+    def line(self, record: dict[str, Any], done: float, seconds_left: float) -> str:
         """An epoch in one line."""
         words = [
-            f"epoch {record['epoch']}/{self.settings.epochs}",
+            f"epoch {record['epoch']}/{self.settings.epochs}{of_the_time(done, self.settings)}",
             f"loss {record['loss']:.4f}",
             *([f"Dice {record['dice']:.4f}"] if "dice" in record else []),
             f"lr {record['learning_rate']:.2e}",
@@ -60,6 +60,11 @@ class Records:
     def close(self) -> None:
         """Write what is still in memory."""
         self.board.close()
+
+
+def of_the_time(done: float, settings: Train) -> str:
+    """How far a run is that time ends; progress.py reads it."""
+    return f" ({100 * done:.0f} % of the time)" if settings.minutes else ""
 
 
 def _clock(seconds: float) -> str:

@@ -7,7 +7,7 @@ checkpoint as if it had not been.
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from mist_core import __version__, checkpoint
-from mist_core.augment import augment, recipe_for
-from mist_core.config import Train
+from mist_core.config import WHEN_IT_ENDS, Train
 from mist_core.contact_sheet import contact_sheet
-from mist_core.criterion import criterion
+from mist_core.criterion import alpha_of, criterion
 from mist_core.device import (
     MEMORY_FORMAT,
     enough_memory,
@@ -32,21 +30,22 @@ from mist_core.device import (
     tune,
 )
 from mist_core.errors import DataError
-from mist_core.loading import Draws, batches
+from mist_core.loading import Draws, pieces_of
 from mist_core.modelfile import write_state
 from mist_core.models import check_outputs, for_plan, outputs_for
-from mist_core.optimizers import averaged, learning_rate, new_optimizer, set_learning_rate
+from mist_core.optimizers import Average, learning_rate, new_optimizer, set_learning_rate
 from mist_core.own import is_own
 from mist_core.parallel import Part, join, leave
 from mist_core.patches import TrainingCase
 from mist_core.pictures import write_png
 from mist_core.plan import Plan
-from mist_core.records import Records
+from mist_core.records import Records, of_the_time
 from mist_core.transfer import begin_with
 from mist_core.validation import Validation, look, validation_of
 
 log = logging.getLogger(__name__)
 
+FORMAT = 1  # of checkpoints
 STEPS_PER_EPOCH = 250
 LONGEST_VALIDATION = 0.1  # of the time
 LOSSES_AT_ONCE = 10  # are fetched from the device, which would wait for each
@@ -62,10 +61,11 @@ class Paths:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network, and why these are its weights."""
+    """A network, why these are its weights, and whether the cases that score it chose them."""
 
     network: nn.Module
     chosen: str
+    by_held_out: bool
 
 
 @dataclass
@@ -93,31 +93,32 @@ class Learner:
     model: Any  # the network as it is trained: compiled, one of several processes
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # of losses in float16, whose gradients would vanish
-    average: AveragedModel | None
+    average: Average | None
 
     @property
     def result(self) -> nn.Module:
         """The network that is to be used."""
-        return self.average.module if self.average else self.network
+        return self.average.network if self.average else self.network
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts | ({"average": self.average} if self.average else {})
 
-    def step(self, largest_norm: float) -> None:
-        """Change the weights by their gradients, and forget these."""
+    def step(self, largest_norm: float) -> Tensor:
+        """Change the weights by their gradients, and forget these; returns their norm."""
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), largest_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), largest_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
-            self.average.update_parameters(self.network)
+            self.average.follow(self.network)
+        return norm
 
 
 @enough_memory("Lower train.batch_size or analyze.patch_size.")
-def train(  # noqa: PLR0915 (to be read from top to bottom)
+def train(  # noqa: PLR0912, PLR0915 (to be read from top to bottom)
     cases: Sequence[TrainingCase],
     looked_at: Sequence[TrainingCase],
     plan: Plan,
@@ -129,14 +130,15 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
     """Fit a network to the cases, and look at others while it learns.
 
     Resumes from ``paths.checkpoint`` when that was written under the same ``identity``, a text
-    that stands for the data and the settings. Raises DataError when the loss stops being finite.
+    that stands for the data and the settings. Raises DataError when a loss or a gradient is not
+    finite.
     """
     device, part = join()
     tune(device)
     half = half_precision(settings.amp, device)
     learner = new_learner(plan, settings, fold, device, part)
     loss_of = criterion(plan, settings, device)
-    draws, recipe = Draws(cases, plan, settings, fold, part), recipe_for(settings, plan)
+    draws = Draws(cases, plan, settings, fold, part)
     items = part.size * settings.accumulate * settings.batch_size  # of a step
     epoch_steps = steps_per_epoch(settings, len(cases), items)
     all_steps = settings.epochs * epoch_steps
@@ -145,15 +147,15 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
         begin_with(learner.network, plan, settings, fold)
     validation = validation_of(looked_at, plan, settings, epoch_steps * items)
     log.info("%s", summary(learner.network, draws, epoch_steps, device, half))
-    log.info("%s", validation.in_words(settings))
+    log.info("%s", validation.in_words())
 
     records = Records(paths.logs, state.history, settings) if part.rank == 0 else None
     if records and state.step == 0:
         sheet = contact_sheet(cases, plan, settings, fold)
         write_png(paths.logs / "patches.png", sheet)
         records.show("patches", sheet, 0)
-    loader = batches(draws, state.step, all_steps, device)
-    pending: list[Tensor] = []  # losses that are still on the device
+    loader = pieces_of(draws, state.step, all_steps, device)
+    pending: list[Tensor] = []  # losses and norms of gradients that are still on the device
     done = share_done(state, all_steps, settings)
     pace = Pace(done, time.perf_counter())
     saved = clock = time.perf_counter()
@@ -162,29 +164,29 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
     while not state.finished:
         # The gradients of a step, summed up over its batches.
         epoch = state.step // epoch_steps
+        schedule_epoch = int(done * settings.epochs) if settings.minutes else epoch
         set_learning_rate(learner.optimizer, learning_rate(done, settings))
         torch.manual_seed(seed_of(settings.seed, fold, state.step, part.rank))
         total = torch.zeros((), device=device)
         for turn in range(settings.accumulate):
             asked = time.perf_counter()
-            batch = next(loader)
-            state.waiting += time.perf_counter() - asked if is_idle(device) else 0
-            generators = draws.generators(state.step * settings.accumulate + turn)
-            batch = augment(batch, recipe, plan.target_spacing_mm, generators)
+            pieces = next(loader)
+            if is_idle(device):
+                state.waiting += time.perf_counter() - asked
+            batch = draws.batch(pieces, state.step * settings.accumulate + turn, device)
             with part.sharing(learner.model, turn + 1 == settings.accumulate):
                 with torch.autocast(device.type, half, enabled=half is not None):
                     outputs = learner.model(batch.images)
                 if state.step == 0 and is_own(settings.model):
                     n_classes = outputs_for(plan, settings)
                     check_outputs(outputs, batch.images, n_classes, settings.model)
-                loss = loss_of(outputs, batch, schedule_epoch(epoch, done, settings))
-                loss = loss / settings.accumulate
+                loss = loss_of(outputs, batch, schedule_epoch) / settings.accumulate
                 learner.scaler.scale(loss).backward()
             total += loss.detach()
-        learner.step(settings.gradient_clip)
-        state.step += 1
-        pending.append(total)
+        norm = learner.step(settings.gradient_clip)
+        pending.append(torch.stack([total, norm]))
 
+        state.step += 1
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         state.seconds, state.stepping = state.seconds + seconds, state.stepping + seconds
         done = share_done(state, all_steps, settings)
@@ -196,34 +198,24 @@ def train(  # noqa: PLR0915 (to be read from top to bottom)
             fetch_losses(pending, state, draws)
 
         if epoch_ends:
-            loss = part.mean(torch.tensor(np.mean(state.losses), device=device))
-            record = {
-                "epoch": epoch + 1,
-                "steps": len(state.losses),
-                "loss": float(loss),
-                "learning_rate": learner.optimizer.param_groups[0]["lr"],
-                "patches_per_second": len(state.losses) * items / state.stepping,
-                "waiting": state.waiting / state.stepping,
-            }
-            if validation.is_due(epoch + 1, settings) and not validated_too_long(
-                state, settings, part, device
+            record = epoch_record(state, learner, settings, epoch, schedule_epoch, items)
+            record["loss"] = float(part.mean(torch.tensor(record["loss"], device=device)))
+            if validation.is_due(epoch + 1, state.finished) and not validated_too_long(
+                state, validation, part, device
             ):
-                network = learner.result.eval()
-                dice, picture = look(network, validation.cases, plan, settings, device, part)
-                learner.network.train()
-                record |= scores(dice, list(plan.regions))
-                if records:
-                    records.show("validation", picture, epoch + 1)
-                keep_best(state, learner.result, record, settings)
-            seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            state.seconds, state.validating = state.seconds + seconds, state.validating + seconds
-            state.losses, state.stepping, state.waiting = [], 0.0, 0.0
-            state.finished |= has_stalled(state, epoch + 1, settings)
+                record |= validate(state, learner, validation, records, draws, epoch, device)
+                state.finished |= has_stalled(state, epoch + 1, settings)
             if records:
-                records.add(record, 0.0 if state.finished else pace.seconds_left(done, clock))
-        if records and (save_now or state.finished):
-            save_checkpoint(paths.checkpoint, state, identity, settings, learner)
+                left = 0.0 if state.finished else pace.seconds_left(done, time.perf_counter())
+                records.add(record, done, left)
+            state.losses, state.stepping, state.waiting = [], 0.0, 0.0
+        if save_now or state.finished:
             saved = time.perf_counter()
+            if records:
+                save_checkpoint(paths.checkpoint, state, identity, settings, learner)
+        if epoch_ends or save_now:  # what that took is no step's
+            seconds, clock = time.perf_counter() - clock, time.perf_counter()
+            state.seconds += seconds
 
     if records:
         records.close()
@@ -243,7 +235,7 @@ def new_learner(
         part.wrapped(model),
         new_optimizer(network, settings),
         torch.amp.GradScaler(device.type, enabled=settings.amp == "float16"),
-        averaged(network, settings.ema) if settings.ema else None,
+        Average(network, settings.ema) if settings.ema else None,
     )
 
 
@@ -274,24 +266,23 @@ def share_done(state: State, all_steps: int, settings: Train) -> float:
     return min(max(state.step / all_steps, by_time), 1.0)
 
 
-def schedule_epoch(epoch: int, done: float, settings: Train) -> int:
-    """The epoch for what changes with it: where time ends a run, as far as that is through."""
-    return int(done * settings.epochs) if settings.minutes else epoch
-
-
 def fetch_losses(pending: list[Tensor], state: State, draws: Draws) -> None:
-    """Move losses from the device to the state. Raises DataError where one is not finite."""
+    """Move losses from the device to the state. Raises DataError where one, or the norm of its
+    gradient, is not finite: a scaled loss skips a step whose gradient is not.
+    """
     values = torch.stack(pending).tolist()
     first = state.step - len(values)
     pending.clear()
-    for step, value in enumerate(values, start=first):
-        if not math.isfinite(value):
-            raise not_finite(step, value, draws)
-    state.losses += values
+    for step, (loss, norm) in enumerate(values, start=first):
+        if not math.isfinite(loss):
+            raise not_finite("loss", step, loss, draws)
+        if not math.isfinite(norm) and draws.settings.amp != "float16":
+            raise not_finite("gradient", step, norm, draws)
+    state.losses += [loss for loss, _ in values]
 
 
-def not_finite(step: int, value: float, draws: Draws) -> DataError:
-    """What to say of a loss that is no number: which step, which cases, and what to do."""
+def not_finite(what: str, step: int, value: float, draws: Draws) -> DataError:
+    """What to say of a loss or gradient that is no number: the step, its cases, and what to do."""
     names = draws.names(step)
     odd = [c.id for c in draws.cases if c.id in names and not np.isfinite(c.image).all()]
     advice = (
@@ -301,9 +292,55 @@ def not_finite(step: int, value: float, draws: Draws) -> DataError:
         "train.gradient_clip, or set train.amp to false. The last checkpoint is kept."
     )
     return DataError(
-        f"fold {draws.fold}: expected a finite loss, found {value} in step {step + 1}, of the "
+        f"fold {draws.fold}: expected a finite {what}, found {value} in step {step + 1}, of the "
         f"cases {', '.join(dict.fromkeys(names))}. {advice}"
     )
+
+
+def epoch_record(
+    state: State,
+    learner: Learner,
+    settings: Train,
+    epoch: int,
+    schedule_epoch: int,
+    items: int,
+) -> dict[str, Any]:
+    """What history.csv and TensorBoard show of an epoch, without validation."""
+    alpha = alpha_of(settings, schedule_epoch)
+    return {
+        "epoch": epoch + 1,
+        "steps": len(state.losses),
+        "loss": float(np.mean(state.losses)),
+        "learning_rate": learner.optimizer.param_groups[0]["lr"],
+        **({} if alpha is None else {"alpha": alpha}),
+        "patches_per_second": len(state.losses) * items / state.stepping,
+        "waiting": state.waiting / state.stepping,
+    }
+
+
+def validate(
+    state: State,
+    learner: Learner,
+    validation: Validation,
+    records: Records | None,
+    draws: Draws,
+    epoch: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Dice of the network as it is now, for the record of an epoch; keeps the best weights."""
+    began = time.perf_counter()
+    network = learner.result.eval()
+    plan, settings, part = draws.plan, draws.settings, draws.part
+    dice, picture = look(network, validation.cases, plan, settings, device, part)
+    learner.network.train()
+    found = scores(dice, list(plan.regions))
+    if records:
+        records.show("validation", picture, epoch + 1)
+    if settings.takes_best and found["dice"] > state.best_dice:
+        state.best_dice, state.best_epoch = found["dice"], epoch + 1
+        state.best = {k: value.detach().clone() for k, value in network.state_dict().items()}
+    state.validating += time.perf_counter() - began
+    return found
 
 
 def scores(dice: NDArray[np.float64], names: Sequence[str]) -> dict[str, float]:
@@ -314,14 +351,6 @@ def scores(dice: NDArray[np.float64], names: Sequence[str]) -> dict[str, float]:
         means[f"dice_{name}"] = float(known.mean()) if known.size else math.nan
     known = [value for value in means.values() if not math.isnan(value)]
     return {"dice": float(np.mean(known)) if known else math.nan} | means
-
-
-def keep_best(state: State, result: nn.Module, record: Mapping[str, Any], settings: Train) -> None:
-    """Remember the weights if no validation was better."""
-    if not settings.takes_best or not record["dice"] > state.best_dice:
-        return
-    state.best_dice, state.best_epoch = record["dice"], record["epoch"]
-    state.best = {name: value.detach().clone() for name, value in result.state_dict().items()}
 
 
 def has_stalled(state: State, epoch: int, settings: Train) -> bool:
@@ -335,15 +364,16 @@ def the_model(
 ) -> Trained:
     """The network with the weights that are to be used, and which these are in words."""
     chosen = f"last weights, after {state.step} steps ({state.step / epoch_steps:.4g} epochs)"
-    if settings.takes_best and state.best:
+    best = settings.takes_best and bool(state.best)
+    if best:
         learner.result.load_state_dict(state.best)
         chosen = (
             f"weights of epoch {state.best_epoch}, the best by the mean Dice "
-            f"({state.best_dice:.4f}) of {len(validation.cases)} cases {validation.whose(settings)}"
+            f"({state.best_dice:.4f}) of {len(validation.cases)} cases {validation.whose()}"
         )
     share = validated_share(state)
     log.info("the model: %s; %.1f %% of the time went into validation", chosen, 100 * share)
-    return Trained(learner.result, chosen)
+    return Trained(learner.result, chosen, best and settings.chooses_by_held_out)
 
 
 @dataclass(frozen=True)
@@ -363,14 +393,16 @@ def validated_share(state: State) -> float:
     return state.validating / state.seconds if state.seconds else 0.0
 
 
-def validated_too_long(state: State, settings: Train, part: Part, device: torch.device) -> bool:
+def validated_too_long(
+    state: State, validation: Validation, part: Part, device: torch.device
+) -> bool:
     """Whether validation has taken a tenth of the time, which nobody asked for, and no model is
     chosen by it.
     """
+    settings = validation.settings
     if settings.takes_best or settings.validate_every != "auto":
         return False
-    share = part.agreed(validated_share(state), device)
-    return share > LONGEST_VALIDATION
+    return part.agreed(validated_share(state), device) > LONGEST_VALIDATION
 
 
 def summary(
@@ -398,41 +430,47 @@ def summary(
 def resume(path: Path, identity: str, settings: Train, epoch_steps: int, learner: Learner) -> State:
     """Load a checkpoint of the same identity, or begin.
 
-    One that is finished goes on if it is to take longer now. Where it went further than it is to
-    go now, it is of no use.
+    One that has ended goes on if it is to take longer now. Where it went further than it is to go
+    now, it is of no use.
     """
     found = checkpoint.load(path)
     if not found:
         return State()
-    if found["identity"] != identity:
+    if found.get("format") != FORMAT or found["identity"] != identity:
         log.info("%s is of other data or settings: starting anew", path)
         return State()
     state = State(**found["state"])
+    all_steps, limit = settings.epochs * epoch_steps, settings.minutes or math.inf
     if found["ends"] != ends(settings):
-        all_steps = settings.epochs * epoch_steps
-        if state.step > all_steps or state.seconds > 60 * (settings.minutes or math.inf):
+        shorter = limit < (found["ends"]["minutes"] or math.inf) and state.seconds > 60 * limit
+        if state.step > all_steps or shorter:
             log.info("%s went further than this run is to go: starting anew", path)
             return State()
         state.finished = share_done(state, all_steps, settings) >= 1
-        if len(state.history) * epoch_steps > state.step:
+        if not state.finished and len(state.history) * epoch_steps > state.step:
             state.history.pop()  # of an epoch that time cut short, and that now goes on
     for name, part in learner.parts().items():
         part.load_state_dict(found[name])
-    epochs = len(state.history)
-    log.info("%s: going on after epoch %d, step %d", path, epochs, state.step)
+    share = of_the_time(share_done(state, all_steps, settings), settings)
+    log.info("%s: going on after epoch %d, step %d%s", path, len(state.history), state.step, share)
     return state
 
 
-def ends(settings: Train) -> list[float | None]:
+def ends(settings: Train) -> dict[str, Any]:
     """When a run is over."""
-    return [settings.epochs, settings.minutes, settings.early_stopping]
+    return settings.model_dump(mode="json", include=set(WHEN_IT_ENDS))
 
 
 def save_checkpoint(
     path: Path, state: State, identity: str, settings: Train, learner: Learner
 ) -> None:
     """All that ``resume`` needs."""
-    known = {"identity": identity, "ends": ends(settings), "state": vars(state)}
+    known = {
+        "format": FORMAT,
+        "identity": identity,
+        "ends": ends(settings),
+        "state": vars(state),
+    }
     parts = {name: part.state_dict() for name, part in learner.parts().items()}
     checkpoint.save(path, known | parts)
 

@@ -1,7 +1,7 @@
 """Looking at a network while it trains: its Dice on whole volumes, for a small part of the time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mist_core.config import Train
+from mist_core.device import enough_memory, half_precision
 from mist_core.parallel import Part
 from mist_core.patches import TrainingCase, sliding_window, windows
 from mist_core.pictures import Picture, colour_of, fullest_slice, slice_picture, tile
@@ -28,23 +29,27 @@ class Validation:
 
     cases: Sequence[TrainingCase]
     every: int
+    settings: Train
 
-    def is_due(self, epoch: int, settings: Train) -> bool:
-        """Whether to look after an epoch, counted from 1."""
-        last = epoch == settings.epochs
-        return 0 < self.every <= settings.epochs and (last or epoch % self.every == 0)
+    def is_due(self, epoch: int, finished: bool) -> bool:
+        """Whether to look after an epoch, counted from 1; the last one is always looked at, where
+        any is.
+        """
+        if self.every == 0 or (self.every > self.settings.epochs and not self.settings.takes_best):
+            return False
+        return finished or epoch % self.every == 0
 
-    def whose(self, settings: Train) -> str:
+    def whose(self) -> str:
         """What the cases are besides."""
-        return "that were set aside" if settings.val_percent else "of the held-out fold"
+        return "that were set aside" if self.settings.val_percent else "of the held-out fold"
 
-    def in_words(self, settings: Train) -> str:
+    def in_words(self) -> str:
         """For the log."""
-        if not 0 < self.every <= settings.epochs:
+        if not self.is_due(0, finished=True):
             return "no epoch is validated: it would take too much of the time, or is switched off"
-        use = "the best is the model" if settings.takes_best else "no model is chosen by them"
+        use = "the best is the model" if self.settings.takes_best else "they choose no model"
         often = "every epoch" if self.every == 1 else f"every {self.every} epochs"
-        return f"validation of {len(self.cases)} cases {self.whose(settings)} {often}; {use}"
+        return f"validation of {len(self.cases)} cases {self.whose()}, {often}; {use}"
 
 
 def validation_of(
@@ -57,17 +62,17 @@ def validation_of(
     remain, the first of them, in the order given, are taken.
     """
     if not cases or settings.validate_every == 0:
-        return Validation([], 0)
+        return Validation([], 0, settings)
     if settings.validate_every != "auto":
-        return Validation(cases, settings.validate_every)
+        return Validation(cases, settings.validate_every, settings)
     costs = np.cumsum([n_windows(case, plan) for case in cases])
     budget = SHARE * STEP_IN_PASSES * items_per_epoch  # windows for an epoch
     rarest = 1 if settings.minutes else max(1, settings.epochs // LOOKS)
     every = min(math.ceil(costs[-1] / budget), rarest)
     count = int(np.searchsorted(costs, every * budget, side="right"))
     if count == 0:
-        return Validation([cases[0]], math.ceil(costs[0] / budget))
-    return Validation([cases[i] for i in range(count)], every)
+        return Validation([cases[0]], math.ceil(costs[0] / budget), settings)
+    return Validation([cases[i] for i in range(count)], every, settings)
 
 
 def n_windows(case: TrainingCase, plan: Plan) -> int:
@@ -76,37 +81,8 @@ def n_windows(case: TrainingCase, plan: Plan) -> int:
     return sum(1 for _ in windows(padded, plan.patch_size, OVERLAP))
 
 
+@enough_memory("Set train.validate_every to 0: validation takes whole volumes.")
 @torch.inference_mode()
-def predicted_regions(
-    network: nn.Module, case: TrainingCase, plan: Plan, settings: Train, device: torch.device
-) -> NDArray[np.bool_]:
-    """What the network finds of each final class, (R, Z, Y, X), on the training grid."""
-    image = torch.tensor(np.asarray(case.image), device=device, dtype=torch.float32)
-    logits = sliding_window(
-        network, image, plan.patch_size, overlap=OVERLAP, batch_size=WINDOW_BATCH
-    )
-    found: Tensor
-    if settings.regions:
-        found = logits > 0
-    else:
-        table = torch.from_numpy(_table(plan)).to(device)
-        found = table[:, logits.argmax(dim=0)]
-    regions: NDArray[np.bool_] = found.cpu().numpy()
-    return regions
-
-
-def true_regions(case: TrainingCase, plan: Plan) -> NDArray[np.bool_]:
-    """What is there of each final class, (R, Z, Y, X)."""
-    unknown = np.zeros((len(plan.regions), 1), bool)  # the index after the last, to be ignored
-    regions: NDArray[np.bool_] = np.concatenate([_table(plan), unknown], axis=1)[:, case.labels]
-    return regions
-
-
-def _table(plan: Plan) -> NDArray[np.bool_]:
-    labels = plan.dataset_info.labels
-    return np.array([[label in members for label in labels] for members in plan.regions.values()])
-
-
 def look(
     network: nn.Module,
     cases: Sequence[TrainingCase],
@@ -121,35 +97,56 @@ def look(
     Voxels to be ignored count as background. Several processes share the cases; the first of them
     has the picture.
     """
+    sums = torch.zeros((2, len(cases), len(plan.regions)), dtype=torch.float64)
     picture = np.zeros((1, 1, 3), np.uint8)
-    counts = torch.zeros((len(cases), len(plan.regions), 2), dtype=torch.float64)
     for number in range(part.rank, len(cases), part.size):
-        case = cases[number]
-        known = np.asarray(case.labels) < len(plan.dataset_info.labels)
-        found = predicted_regions(network, case, plan, settings, device) & known
-        truth = true_regions(case, plan)
+        pairs = list(regions_of(network, cases[number], plan, settings, device))
+        for region, (truth, found) in enumerate(pairs):
+            sums[0, number, region] = 2 * (truth & found).sum()
+            sums[1, number, region] = truth.sum() + found.sum()
         if number == 0:
-            picture = picture_of(case, truth, found, plan)
-        axes = (1, 2, 3)
-        counts[number, :, 0] = torch.from_numpy(2 * (found & truth).sum(axes))
-        counts[number, :, 1] = torch.from_numpy(found.sum(axes) + truth.sum(axes))
-    overlaps, sizes = part.sum(counts.to(device)).cpu().numpy().transpose(2, 0, 1)
+            picture = picture_of(cases[0], pairs, plan)
+    overlaps, sizes = part.sum(sums.to(device)).cpu().numpy()
     with np.errstate(invalid="ignore"):
         dice: NDArray[np.float64] = overlaps / sizes
     return dice, picture
 
 
-def picture_of(
-    case: TrainingCase, truth: NDArray[np.bool_], found: NDArray[np.bool_], plan: Plan
-) -> Picture:
-    """The axial slice of a case with most of the truth (R, Z, Y, X), beside it what was found."""
-    image = np.asarray(case.image[0], np.float32)
-    numbers = np.arange(1, len(truth) + 1)[:, None, None, None]
-    z = fullest_slice((truth * numbers).max(0))
-    window = tuple(np.percentile(image[z], [1, 99.5]).tolist())
-    cells = [
-        slice_picture(image[z], (regions * numbers).max(0)[z], plan.target_spacing_mm[1:], window)
-        for regions in (truth, found)
-    ]
+def regions_of(
+    network: nn.Module, case: TrainingCase, plan: Plan, settings: Train, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is there and what the network finds of each final class, (Z, Y, X) each, on the training
+    grid; nothing where voxels are to be ignored.
+    """
+    image = torch.tensor(np.asarray(case.image), device=device, dtype=torch.float32)
+    half = half_precision(settings.amp, device)
+    with torch.autocast(device.type, half, enabled=half is not None):
+        logits = sliding_window(
+            network, image, plan.patch_size, overlap=OVERLAP, batch_size=WINDOW_BATCH
+        )
+    labels = torch.tensor(np.asarray(case.labels).astype(np.int64), device=device)
+    values = plan.dataset_info.labels
+    known = labels < len(values)
+    strongest = None if settings.regions else logits.argmax(dim=0)
+    for region, members in enumerate(plan.regions.values()):
+        # The index after the last is that of what is to be ignored.
+        inside = torch.tensor([value in members for value in values] + [False], device=device)
+        found = logits[region] > 0 if strongest is None else inside[strongest]
+        yield inside[labels], found & known
+
+
+def picture_of(case: TrainingCase, pairs: Sequence[tuple[Tensor, Tensor]], plan: Plan) -> Picture:
+    """The axial slice of a case with most of what is there, beside it what was found."""
+    drawn = []
+    for kind in range(2):
+        labels = np.zeros(case.labels.shape, np.int32)
+        for number, pair in enumerate(pairs, start=1):
+            labels[pair[kind].cpu().numpy()] = number
+        drawn.append(labels)
+    z = fullest_slice(drawn[0])
+    image = np.asarray(case.image[0, z], np.float32)
+    low, high = np.percentile(np.nan_to_num(image), [1, 99.5]).tolist()
+    spacing = plan.target_spacing_mm[1:]
+    cells = [slice_picture(image, labels[z], spacing, (low, high)) for labels in drawn]
     legend = {name: colour_of(number) for number, name in enumerate(plan.regions, start=1)}
     return tile({case.id: cells}, ["reference", "prediction"], legend)

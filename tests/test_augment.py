@@ -20,7 +20,6 @@ from mist_core.augment import (
     Kind,
     Recipe,
     add_noise,
-    augment,
     bend,
     bend_negative,
     blur,
@@ -31,11 +30,13 @@ from mist_core.augment import (
     low_resolution_matrix,
     mirror,
     mirror_axes,
-    move,
+    moved,
+    reach,
     recipe_for,
 )
+from mist_core.augment import augment as augment_pieces
 from mist_core.config import Augment, Train
-from mist_core.patches import Batch
+from mist_core.patches import Batch, Piece, TrainingCase, cut_out, draw_piece
 
 CUBE = (1.0, 1.0, 1.0)
 THICK = (5.0, 1.0, 1.0)
@@ -69,6 +70,15 @@ def recipe(**probabilities):
     return Recipe(stretch=1.1, **kinds)
 
 
+def augment(data, chosen, spacing, generators):
+    """The patches of a batch, of which nothing is known beyond their sides."""
+    images, labels, maps = data
+    maps = [None] * len(images) if maps is None else maps
+    pieces = [Piece(*one) for one in zip(images, labels, maps, strict=True)]
+    drawn = [draw(chosen, images.shape[1], spacing, generator) for generator in generators]
+    return augment_pieces(pieces, drawn[: len(pieces)], chosen, tuple(labels.shape[1:]), spacing)
+
+
 EVERYTHING = recipe(**dict.fromkeys(KINDS, 0.7))
 
 
@@ -86,9 +96,9 @@ def matrices(seeds, spacing=CUBE, **kinds):
 def shown(image, matrix, spacing=CUBE, labels=None, maps=None):
     """An item, as it is seen through a matrix: image (C, Z, Y, X)."""
     labels = torch.zeros(image.shape[1:], dtype=torch.uint8) if labels is None else labels
-    item = Batch(image.clone(), labels.clone(), None if maps is None else maps.clone())
-    move(item, np.asarray(matrix, float), spacing)
-    return item
+    item = Piece(image, labels, maps)
+    image, labels, maps, _ = moved(item, np.asarray(matrix, float), image.shape[1:], spacing)
+    return Batch(image, labels, maps)
 
 
 def moments(mask, spacing):
@@ -252,14 +262,61 @@ def test_more_than_255_classes_are_changed_too():
     assert torch.equal(found.labels.int()[inside] - 300, few.labels.int()[inside])
 
 
+# --- what lies beyond a patch ---------------------------------------------------------------------
+
+
+def large_case(edge=24):
+    """A smooth image, of which every voxel is labelled."""
+    z, y, x = np.meshgrid(*[np.arange(edge, dtype=np.float32)] * 3, indexing="ij")
+    image = np.sin(z / 3) + np.cos(y / 4) * np.sin(x / 5)
+    return TrainingCase(
+        "a", image[None], np.ones(image.shape, np.uint8), np.zeros((0, 4), np.int32)
+    )
+
+
+@given(SEEDS, st.sampled_from([CUBE, (2.0, 1.0, 1.5), THICK]))
+def test_a_turned_patch_shows_what_lies_around_it(seed, spacing):
+    """Against scipy, on the whole case: nothing is cut off, nothing comes in from nowhere."""
+    case, size = large_case(), (4, 6, 5)
+    (changes,) = (draw(recipe(rotation=1, scaling=1), 1, spacing, g) for g in each(seed))
+    beyond = reach(changes, size, spacing)
+    case = replace(case, image=np.pad(case.image, [(0, 0)] + [(9, 9)] * 3, mode="edge"))
+    case = replace(case, labels=np.ones(case.image.shape[1:], np.uint8))
+    piece = draw_piece(case, size, 0.0, np.random.default_rng(seed), beyond)
+    found = moved(piece, changes.matrix, size, spacing)
+    patch = cut_out(piece, size).image[0].numpy()
+    flat = case.image[0]
+    corner = next(
+        c
+        for c in np.argwhere(flat == patch[0, 0, 0])
+        if np.array_equal(flat[tuple(slice(a, a + n) for a, n in zip(c, size, strict=True))], patch)
+    )
+    middle = corner + (np.array(size) - 1) / 2
+    offsets = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1) + corner - middle
+    places = middle + (offsets * spacing) @ changes.matrix.T / spacing
+    inside = ((places >= 0) & (places <= np.array(flat.shape) - 1)).all(-1)
+    expected = ndimage.map_coordinates(flat, places.reshape(-1, 3).T, order=1).reshape(size)
+    np.testing.assert_allclose(found.image[0].numpy()[inside], expected[inside], atol=1e-4)
+    assert found.labels.numpy()[inside].all()
+
+
+def test_what_is_not_moved_reaches_nowhere():
+    (changes,) = (draw(recipe(noise=1), 1, CUBE, g) for g in each(0))
+    assert reach(changes, (8, 8, 8), CUBE) == (0, 0, 0)
+
+
+def test_half_as_large_shapes_need_twice_the_patch():
+    (changes,) = (draw(Recipe(scaling=Kind(1.0, 0.5, 0.5)), 1, THICK, g) for g in each(0))
+    assert reach(changes, (8, 10, 12), THICK) == (5, 6, 7)  # half of the size, and one to be sure
+
+
 # --- mirrors --------------------------------------------------------------------------------------
 
 
 def test_a_mirror_by_hand():
-    item = Batch(*(t[0] for t in batch()))
-    found = copied(item)
-    mirror(found, (0, 2))
-    assert torch.equal(found.images, item.images.flip((1, 3)))
+    item = Piece(*(t[0] for t in batch()))
+    found = mirror(item, (0, 2))
+    assert torch.equal(found.image, item.image.flip((1, 3)))
     assert torch.equal(found.labels, item.labels.flip((0, 2)))
     assert torch.equal(found.distance_maps, item.distance_maps.flip((1, 3)))
 
@@ -268,20 +325,19 @@ def test_a_mirror_by_hand():
 def test_mirrored_twice_is_as_before(seed, axes, classes):
     one, other, _ = classes
     mirrored = tuple({one: other, other: one}.get(k, k) for k in range(4))
-    item = Batch(*(t[0] for t in batch(seed=seed)))
-    found = copied(item)
-    mirror(found, tuple(axes), mirrored)
+    item = Piece(*(t[0] for t in batch(seed=seed)))
+    found = mirror(item, tuple(axes), mirrored)
     assert torch.equal(found.distance_maps, memberships(found.labels[None])[0])
-    mirror(found, tuple(axes), mirrored)
-    assert all(map(torch.equal, found, item))
+    found = mirror(found, tuple(axes), mirrored)
+    assert all(map(torch.equal, found[:3], item[:3]))
 
 
 def test_classes_change_places_along_x_only():
     labels = torch.tensor([0, 1, 1, 2, 3, 4], dtype=torch.uint8).reshape(1, 1, 6)
     maps = memberships(labels[None], 5)[0, :4]
     for axes, expected in (((2,), [4, 3, 1, 2, 2, 0]), ((0, 1), [0, 1, 1, 2, 3, 4])):
-        item = Batch(labels[None].float(), labels.clone(), maps.clone())
-        mirror(item, axes, (0, 2, 1, 3))  # 4 is to be ignored
+        item = Piece(labels[None].float(), labels, maps)
+        item = mirror(item, axes, (0, 2, 1, 3))  # 4 is to be ignored
         assert item.labels.flatten().tolist() == expected
 
 

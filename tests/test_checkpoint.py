@@ -56,3 +56,13 @@ def test_nothing_is_loaded_where_both_are_damaged(tmp_path, caplog):
         each.write_bytes(b"PK")
     assert load(path) is None
     assert "Starting anew." in caplog.text
+
+
+def test_a_damaged_checkpoint_never_becomes_the_one_before(tmp_path):
+    path = tmp_path / "c.pt"
+    saved(path, 1, 2)
+    path.write_bytes(b"PK")
+    load(path)
+    saved(path, 3)
+    assert load(path)["step"] == 3
+    assert load(before(path))["step"] == 1

@@ -8,7 +8,9 @@ from mist_core.errors import DataError
 from mist_core.folds import (
     assign_folds,
     deal_folds,
+    in_random_order,
     read_recorded_folds,
+    set_aside,
     write_recorded_folds,
 )
 
@@ -224,3 +226,28 @@ def test_labels_are_asked_for_only_if_a_case_is_new(tmp_path):
     write_recorded_folds(record, 2, folds)
     assert deal_folds("abc", 2, record, labels_of=labels_of) == {c: folds[c] for c in "abc"}
     assert len(asked) == 1
+
+
+@given(st.integers(2, 60), st.floats(0.01, 0.6), st.integers(0, 5))
+def test_cases_set_aside_are_a_share_with_whole_patients(n_cases, share, seed):
+    cases = [f"case {n}" for n in range(n_cases)]
+    patients = {case: f"patient {n // 3}" for n, case in enumerate(cases)}
+    try:
+        learnt, aside = set_aside(cases, share, seed, patients)
+    except DataError:
+        assert n_cases <= 6
+        return
+    assert sorted(learnt + aside) == sorted(cases)
+    assert not {patients[c] for c in learnt} & {patients[c] for c in aside}
+    assert share * n_cases <= len(aside) < share * n_cases + 3
+
+
+def test_a_case_keeps_its_place_when_others_come():
+    order = in_random_order("abcdefgh", 1)
+    assert [c for c in in_random_order("abcdefghij", 1) if c in order] == order
+    assert order != in_random_order("abcdefgh", 2)
+
+
+def test_setting_all_aside_is_refused():
+    with pytest.raises(DataError, match=r"train\.val_percent: .* of 1 patients"):
+        set_aside(["a", "b"], 0.5, 0, {"a": "p", "b": "p"})

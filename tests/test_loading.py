@@ -12,7 +12,7 @@ from mist_core import loading
 from mist_core.config import Train
 from mist_core.errors import DataError
 from mist_core.io import write_array
-from mist_core.loading import Draws, batches, memory_bytes, workers
+from mist_core.loading import Draws, memory_bytes, pieces_of, workers
 from mist_core.parallel import Part
 from mist_core.patches import StoredCases
 
@@ -26,7 +26,9 @@ def draws(cases=CASES, part=ALONE, fold=0, **settings):
 
 
 def images(some, first=0, last=3):
-    return [batch.images for batch in batches(some, first, last, CPU)]
+    """Those of each batch, augmented."""
+    found = enumerate(pieces_of(some, first, last, CPU), some.settings.accumulate * first)
+    return [some.batch(pieces, number, CPU).images for number, pieces in found]
 
 
 def stored(folder, ids=("a", "b")):
@@ -63,7 +65,7 @@ def test_another_seed_or_fold_reads_other_patches(other):
 
 
 def test_the_cases_of_a_step_are_those_that_were_drawn():
-    some = draws(batch_size=3, accumulate=2)
+    some = draws(batch_size=3, accumulate=2, augmentation="none")
     for step in range(5):
         found = torch.cat(images(some, step, step + 1)).numpy()
         for name, patch in zip(some.names(step), found, strict=True):
@@ -100,12 +102,12 @@ def test_a_reading_process_that_is_killed_ends_the_run_and_says_so():
 
 
 def test_arrays_that_fit_in_memory_need_no_process(monkeypatch):
-    assert workers(draws(), CPU) == 0
+    assert workers(draws()) == 0
     monkeypatch.setattr(loading, "memory_bytes", lambda: 1000)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
-    assert workers(draws(), CPU) == 5
-    assert workers(draws(part=Part(0, 2)), CPU) == 2
-    assert workers(draws(workers=0), CPU) == 0
+    for threads, expected in ((1, 1), (6, 5), (64, 8)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        assert workers(draws()) == expected
+    assert workers(draws(workers=0)) == 0
 
 
 def test_the_memory_is_that_of_the_machine_or_less():

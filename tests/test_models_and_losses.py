@@ -14,7 +14,7 @@ from mist_core.demo import CHANNELS, CLASSES, LABELS
 from mist_core.distance import signed_distance_map
 from mist_core.intensity import z_score
 from mist_core.labels import sample_coordinates, to_indices
-from mist_core.loading import Draws, batches
+from mist_core.loading import Draws
 from mist_core.losses import LOSSES
 from mist_core.models import MODELS, for_plan
 from mist_core.parallel import Part
@@ -77,7 +77,7 @@ def losses(folder, model, **settings):
     plan = plan_for(model)
     case = demo_case()
     draws = Draws([case], plan, chosen.model_copy(update={"batch_size": 2}), 0, Part())
-    batch = next(batches(draws, 0, 1, CPU))
+    batch = draws.batch(draws[0], 0, CPU)
     torch.manual_seed(chosen.seed)
     fresh = for_plan(plan, chosen)
     paths = Paths(folder / "c.pt", folder / "logs")

@@ -10,7 +10,7 @@ from mist_core.config import Train
 from mist_core.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
-    averaged,
+    Average,
     learning_rate,
     new_optimizer,
     set_learning_rate,
@@ -85,12 +85,12 @@ def test_a_rate_holds_for_all_weights():
 
 def test_the_average_follows_the_weights_by_hand():
     model = line(0.0)
-    average = averaged(model, 0.5)
+    average = Average(model, 0.5)
     found = []
     for weight in (8.0, 4.0, 4.0):
         nn.init.constant_(model.weight, weight)
-        average.update_parameters(model)
-        found.append(average.module.weight.item())
+        average.follow(model)
+        found.append(average.network.weight.item())
     # The first is taken whole. Then 2 / 11 and 3 / 12 are below 0.5, and kept of what was.
     second = 8 * 2 / 11 + 4 * 9 / 11
     assert found == pytest.approx([8, second, second * 3 / 12 + 4 * 9 / 12])
@@ -98,8 +98,8 @@ def test_the_average_follows_the_weights_by_hand():
 
 def test_the_average_of_a_short_run_forgets_the_weights_that_it_began_with():
     model = line(100.0)
-    average = averaged(model, 0.9999)
+    average = Average(model, 0.9999)
     for _ in range(50):
         nn.init.constant_(model.weight, 1.0)
-        average.update_parameters(model)
-    assert average.module.weight.item() == pytest.approx(1.0)
+        average.follow(model)
+    assert average.network.weight.item() == pytest.approx(1.0)

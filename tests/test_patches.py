@@ -1,5 +1,7 @@
 """Patches to train on, and windows that slide over an image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,14 @@ from mist_core.config import Preprocess
 from mist_core.io import Volume
 from mist_core.patches import (
     TrainingCase,
-    draw_batch,
-    draw_patch,
+    cut_out,
+    draw_piece,
+    draw_pieces,
     flipped_mean,
     gaussian_weight,
     open_case,
     sliding_window,
+    stacked,
     windows,
 )
 from mist_core.plan import parse_plan
@@ -98,6 +102,18 @@ def written_case(tmp_path):
     return open_case(tmp_path, "a")
 
 
+def draw_patch(case, patch_size, probability, generator):
+    """Image and labels of a random patch."""
+    patch = cut_out(draw_piece(case, patch_size, probability, generator), patch_size)
+    return patch.image.numpy(), patch.labels.numpy()
+
+
+def draw_batch(some, items, patch_size, probability, seed):
+    """The same for several."""
+    pieces = draw_pieces(some, items, patch_size, probability, seed)
+    return stacked([cut_out(piece, patch_size) for piece in pieces])
+
+
 def rates(case, probability, patches=400, patch_size=(8, 8, 8)):
     """Share of patches that hold each class index."""
     drawn = [
@@ -135,7 +151,7 @@ def test_absent_classes_are_passed_over():
 
 def test_a_case_without_foreground_gives_patches():
     case = training_case(np.zeros((9, 9, 9)))
-    image, labels, _ = draw_patch(case, (4, 4, 4), 1.0, np.random.default_rng(0))
+    image, labels = draw_patch(case, (4, 4, 4), 1.0, np.random.default_rng(0))
     assert image.shape == (1, 4, 4, 4)
     assert labels.shape == (4, 4, 4)
 
@@ -161,7 +177,7 @@ def test_a_patch_is_a_piece_of_the_case_with_zeros_around(size, patch_size, prob
     numbers = np.arange(1, np.prod(size) + 1).reshape(size)
     case = training_case(numbers % 3, np.stack([numbers, -numbers]).astype(np.float32))
     generator = np.random.default_rng(seed)
-    image, labels, _ = draw_patch(case, patch_size, probability, generator)
+    image, labels = draw_patch(case, patch_size, probability, generator)
     assert image.shape == (2, *patch_size)
     assert (image.dtype, labels.dtype) == (np.float32, np.uint8)
     margins = [max(p - n, 0) for p, n in zip(patch_size, size, strict=True)]
@@ -176,6 +192,37 @@ def test_a_patch_is_a_piece_of_the_case_with_zeros_around(size, patch_size, prob
     start = [int(v[0]) for v in np.nonzero(numbers == piece.flat[0])]
     there = tuple(slice(s, s + n) for s, n in zip(start, piece.shape, strict=True))
     np.testing.assert_array_equal(piece, numbers[there])
+
+
+@given(
+    st.tuples(*[st.integers(1, 12)] * 3),
+    st.tuples(*[st.integers(1, 12)] * 3),
+    st.tuples(*[st.integers(0, 5)] * 3),
+    st.integers(0, 100),
+)
+def test_reaching_beyond_a_patch_leaves_the_patch_as_it_is(size, patch_size, reach, seed):
+    numbers = np.arange(1, np.prod(size) + 1).reshape(size)
+    maps = np.stack([numbers, numbers])
+    case = replace(training_case(numbers % 3, numbers[None]), distance_maps=maps)
+    near, far = (
+        draw_piece(case, patch_size, 0.5, np.random.default_rng(seed), r)
+        for r in ((0, 0, 0), reach)
+    )
+    for one, other in zip(cut_out(near, patch_size), cut_out(far, patch_size), strict=True):
+        assert one == other if isinstance(one, tuple) else torch.equal(one, other)
+    wanted = [min(p, n) for p, n in zip(patch_size, size, strict=True)]
+    assert near.labels.shape == tuple(wanted)
+    for got, p, n, r in zip(far.labels.shape, patch_size, size, reach, strict=True):
+        assert min(p, n) <= got <= min(p + 2 * r, n)
+
+
+def test_distance_maps_go_on_as_they_are_at_the_border():
+    numbers = np.arange(1, 4).reshape(1, 1, 3)
+    case = replace(training_case(numbers * 0, numbers[None]), distance_maps=numbers[None] * 1.0)
+    piece = draw_piece(case, (1, 1, 6), 0.0, np.random.default_rng(0))
+    patch = cut_out(piece, (1, 1, 6))
+    assert patch.distance_maps.flatten().tolist() == [1, 1, 2, 3, 3, 3]
+    assert patch.image.flatten().tolist() == [0, 1, 2, 3, 0, 0]
 
 
 def test_borders_are_drawn_as_well():

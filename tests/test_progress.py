@@ -95,6 +95,14 @@ def test_the_line_counts_cases_and_epochs_and_the_time_that_is_left(run):
     assert run.progress.line() == expected
 
 
+def test_a_run_that_time_ends_counts_its_share_of_the_time(run):
+    run.left = {1: Work("train", 1000)}
+    log, _ = run.begin(1, "train", fold="0")
+    log.write_text("epoch 3/1000 (25 % of the time)  loss 1\n")
+    run.pass_time(10)
+    assert run.progress.line() == "train 250/1000 epochs | about 30 s left"
+
+
 def test_epochs_of_an_earlier_run_do_not_count_as_speed(run):
     run.left = {1: Work("train", 10)}
     log, _ = run.begin(1, "train", fold="0")

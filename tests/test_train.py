@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from mist_core import train as training
 from mist_core.config import Train
 from mist_core.criterion import criterion
 from mist_core.errors import DataError
-from mist_core.files import read_rows, write_json
+from mist_core.files import read_json, read_rows, write_json
 from mist_core.io import write_array
 from mist_core.losses import LOSSES
 from mist_core.models import for_plan
@@ -300,6 +301,18 @@ def test_a_run_ends_with_its_time_and_its_rate_with_it(tmp_path):
     assert len(rows) < 1000
     before = {k: v.clone() for k, v in found.network.state_dict().items()}
     assert same(run(tmp_path, settings), before)
+    assert same(run(tmp_path, settings.model_copy(update={"epochs": 2000})), before)
+    longer = settings.model_copy(update={"minutes": 0.1})
+    assert not same(run(tmp_path, longer), before)
+    epochs = [int(row["epoch"]) for row in history(tmp_path)]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) >= len(rows)
+
+
+def test_a_run_that_time_ends_is_looked_at_in_the_end(tmp_path):
+    settings = Train(minutes=0.02, steps_per_epoch=1000, batch_size=1, amp=False, validate_every=3)
+    trained(tmp_path, settings, looked_at=[case(7)])
+    assert [row["dice"] != "" for row in history(tmp_path)] == [True]
 
 
 def test_validation_changes_nothing_but_the_records(tmp_path):
@@ -334,6 +347,24 @@ def test_a_run_stops_early_where_nothing_gets_better(tmp_path, monkeypatch):
     assert len(history(tmp_path)) == 3
     assert "weights of epoch 1," in trained(tmp_path, settings, looked_at=[case(7)]).chosen
     assert len(history(tmp_path)) == 3
+
+
+def test_patience_counts_only_where_somebody_looked(tmp_path, monkeypatch):
+    """Every third of nine epochs is looked at, and each time it is better."""
+    dice = iter([0.5, 0.6, 0.7])
+    monkeypatch.setattr(training, "look", lambda *arguments: (np.array([[next(dice)]]), NO_PICTURE))
+    update = {"epochs": 9, "model_selection": "best", "validate_every": 3, "early_stopping": 2}
+    settings = SHORT.model_copy(update=update)
+    assert "weights of epoch 9," in trained(tmp_path, settings, looked_at=[case(7)]).chosen
+
+
+def test_the_best_model_depends_on_how_often_one_looks_and_the_last_does_not():
+    best = SHORT.model_copy(update={"model_selection": "best"})
+    rarer = {"validate_every": 7}
+    assert best.kept() != best.model_copy(update=rarer).kept()
+    assert SHORT.kept() == SHORT.model_copy(update=rarer).kept()
+    assert SHORT.kept() == SHORT.model_copy(update={"model_selection": "last"}).kept()
+    assert SHORT.kept() != SHORT.model_copy(update={"val_percent": 0.1}).kept()
 
 
 def test_a_checkpoint_of_other_data_or_settings_is_ignored(tmp_path, caplog):
@@ -391,6 +422,50 @@ def test_a_step_that_fails_is_named_with_its_cases_and_the_checkpoint_before_it_
     with pytest.raises(DataError, match=words):
         run(tmp_path, settings)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 3
+
+
+def test_a_gradient_that_is_not_finite_is_named_and_never_saved(tmp_path, monkeypatch):
+    """The loss is fine, its slope is not: in the third of six steps."""
+    calls = iter(range(100))
+    plain = dict(LOSSES)["dice_ce"]
+
+    def steep(logits, labels):
+        wall = torch.sqrt((logits - logits.detach()).square().sum()) if next(calls) == 3 else 0
+        return plain(logits, labels) + wall
+
+    steep.needs = ()
+    monkeypatch.setattr(criteria, "loss_of", lambda settings: steep)
+    with pytest.raises(DataError, match=r"expected a finite gradient, found nan in step 3, of the"):
+        run(tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_first_step_that_overflows_in_float16_is_skipped(tmp_path, monkeypatch, optimizer):
+    huge = partial(torch.amp.GradScaler, init_scale=2.0**60)
+    monkeypatch.setattr(torch.amp, "GradScaler", huge)
+    settings = SHORT.model_copy(update={"amp": "float16", "optimizer": optimizer})
+    weights = run(tmp_path, settings)
+    assert all(w.isfinite().all() for w in weights.values())
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["scaler"]["scale"] < 2.0**60
+
+
+def test_losses_of_two_parts_show_their_weight(tmp_path):
+    update = {"loss": "cldice", "composite_loss_weighting": "linear", "init_pause": 0}
+    run(tmp_path, SHORT.model_copy(update=update))
+    assert [float(row["alpha"]) for row in history(tmp_path)] == [1, 0.5, 0]
+    assert [value for _, value in scalars(tmp_path)["alpha"]] == [1, 0.5, 0]
+
+
+def test_waiting_for_data_is_measured(tmp_path):
+    class Slow(list):
+        def __getitem__(self, number):
+            time.sleep(0.3)
+            return super().__getitem__(number)
+
+    run(tmp_path, cases=Slow([case(0), case(1)]))
+    assert all(float(row["waiting"]) > 0.3 for row in history(tmp_path))
 
 
 def test_averaged_weights_are_the_model_and_go_on_where_they_were(tmp_path, monkeypatch):
@@ -525,7 +600,7 @@ def weights_of(path):
 
 @pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_run_ends_with_the_same_weights(script, tmp_path, kills):
-    long = {"steps_per_epoch": 20, "epochs": 4, "ema": 0.9, "checkpoint_minutes": 0.2 / 60}
+    long = {"steps_per_epoch": 50, "epochs": 4, "ema": 0.9, "checkpoint_minutes": 0.2 / 60}
     assert script(1, "whole", **long).returncode == 0
     generator, stopped_at = np.random.default_rng(kills), []
     while len(stopped_at) < kills:
@@ -539,12 +614,12 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(script, tmp_path,
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-        state = torch.load(tmp_path / "killed/checkpoint.pt", weights_only=True)["state"]
-        stopped_at.append(state["step"])
+        stopped_at.append(checkpoint.load(tmp_path / "killed/checkpoint.pt")["state"]["step"])
     done = script(1, "killed", **long)
     assert done.returncode == 0
     assert f"step {stopped_at[-1]}" in done.stderr
-    assert 0 < stopped_at[0] < stopped_at[-1] <= 80
+    assert 0 < stopped_at[0] < stopped_at[-1] < 200
+    assert not list((tmp_path / "killed").glob(".*-checkpoint.pt"))
     assert same(weights_of(tmp_path / "killed/fold.pt"), weights_of(tmp_path / "whole/fold.pt"))
     rows = [history(tmp_path / name) for name in ("killed", "whole")]
     assert [exact(row) for row in rows[0]] == [exact(row) for row in rows[1]]
@@ -566,18 +641,56 @@ def test_the_script_names_a_missing_array(script, tmp_path):
     assert not (tmp_path / "fold.pt").exists()
 
 
+def test_the_script_sets_cases_aside_and_says_so(script, tmp_path):
+    done = script(1, val_percent=0.5, validate_every=1)
+    assert done.returncode == 0, done.stderr
+    assert "fold 1: 1 cases" in done.stderr
+    assert "validation of 1 cases that were set aside, every epoch; the best" in done.stderr
+    about = read_json(tmp_path / "logs/model.json")
+    assert about["chosen"].endswith("of 1 cases that were set aside")
+    assert not about["by_held_out"]
+
+
+def test_the_script_lets_held_out_cases_choose_only_when_asked(script, tmp_path):
+    done = script(1, model_selection="best", validate_every=1)
+    assert done.returncode == 0, done.stderr
+    assert "validation of 1 cases of the held-out fold, every epoch; the best" in done.stderr
+    assert read_json(tmp_path / "logs/model.json")["by_held_out"]
+
+
+def test_held_out_cases_are_looked_at_and_change_nothing(script, tmp_path):
+    first = script(1, validate_every=1)
+    assert "they choose no model" in first.stderr
+    weights = weights_of(tmp_path / "fold.pt")
+    write_array(tmp_path / "numpy/labels/002.npy", np.zeros((12, 12, 12), np.uint8))
+    again = script(1, validate_every=1)
+    assert "going on after epoch 3" in again.stderr
+    assert same(weights_of(tmp_path / "fold.pt"), weights)
+
+
+def test_the_cores_of_a_job_are_those_that_it_was_given(script, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert "cpu of 1 threads" in script(1).stderr
+
+
 def test_settings_survive_the_way_through_the_script():
     assert Train(**json.loads(SHORT.model_dump_json())) == SHORT
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(script, tmp_path):
-    """Gradients and losses are means: two halves of a batch give what the whole one gives."""
+    """Gradients and losses are means: parts of a batch give what the whole one gives. Then they go
+    on together, and stop together when the time is over.
+    """
 
-    def losses(name, **settings):
-        done = script(1, name, amp=False, **settings)
+    def rows(name, **settings):
+        done = script(1, name, amp=False, ema=0.5, validate_every=1, **settings)
         assert done.returncode == 0, done.stderr
-        return [float(row["loss"]) for row in read_rows(tmp_path / name / "logs/history.csv")]
+        return read_rows(tmp_path / name / "logs/history.csv")
 
-    alone = losses("one", batch_size=2)
-    together = losses("two", batch_size=1, gpus=2)
-    assert together == pytest.approx(alone, rel=1e-4)
+    alone, together = rows("one", batch_size=4), rows("two", accumulate=2, gpus=2)
+    for column in ("loss", "dice"):
+        values = [[float(row[column]) for row in found] for found in (together, alone)]
+        assert values[0] == pytest.approx(values[1], rel=1e-3, nan_ok=True)
+    longer = rows("two", accumulate=2, gpus=2, epochs=1000, minutes=0.2)
+    assert [row["epoch"] for row in longer][:4] == ["1", "2", "3", "4"]
+    assert 4 <= len(longer) < 1000

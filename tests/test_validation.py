@@ -95,11 +95,33 @@ def test_all_cases_are_looked_at_every_epoch_where_that_is_cheap():
 def test_what_is_set_holds_whatever_it_costs():
     found = validation_of([CASE] * 3, PLAN, Train(validate_every=7), 1)
     assert (len(found.cases), found.every) == (3, 7)
-    assert [epoch for epoch in range(1, 21) if found.is_due(epoch, Train(epochs=20))] == [7, 14, 20]
+    assert [epoch for epoch in range(1, 21) if found.is_due(epoch, epoch == 20)] == [7, 14, 20]
 
 
 @pytest.mark.parametrize("cases", [[], [CASE]])
 def test_nothing_is_looked_at_where_nothing_is_or_it_is_switched_off(cases):
     found = validation_of(cases, PLAN, Train(validate_every=0), 1000)
-    assert not any(found.is_due(epoch, Train()) for epoch in range(1, 1001))
-    assert "no epoch is validated" in found.in_words(Train())
+    assert not any(found.is_due(epoch, finished=epoch == 1000) for epoch in range(1, 1001))
+    assert "no epoch is validated" in found.in_words()
+
+
+def test_where_the_best_model_is_asked_for_the_end_is_always_looked_at():
+    """One case costs more than a twentieth of a run so short; without a choice nobody looks."""
+    for settings, expected in ((Train(epochs=2), False), (Train(epochs=2, val_percent=0.1), True)):
+        found = validation_of([CASE], PLAN, settings, 2)
+        assert found.every > 2
+        assert found.is_due(2, finished=True) == expected
+
+
+def test_networks_are_looked_at_in_the_precision_that_they_predict_in():
+    seen = []
+
+    class Convolution(nn.Conv3d):
+        def forward(self, x):
+            seen.append(super().forward(x).dtype)
+            return (super().forward(x),)
+
+    for amp in (True, False):
+        look(Convolution(1, 3, 1), [CASE], PLAN, Train(amp=amp), CPU, Part())
+    assert set(seen[: len(seen) // 2]) == {torch.bfloat16}
+    assert set(seen[len(seen) // 2 :]) == {torch.float32}

@@ -28,6 +28,7 @@ from mist_core.commands import home
 from mist_core.config import (
     BESIDE_THE_PLAN,
     LOSSES_OF_DISTANCES,
+    OF_NO_CONSEQUENCE,
     Config,
     merged,
     read_config,
@@ -146,7 +147,7 @@ def tell_of_sides(chosen, facts):
         chosen.for_experiment(name).train for name in chosen.experiment_names()
     ]
     mirrored = [
-        t for t in trainings if "x" in t.mirror_axes and t.augmentation != "none"
+        t for t in trainings if t.mirrors_left_and_right
     ]
     pairs = two_sided(facts["final_classes"])
     if workflow.is_main_process and mirrored and pairs and not facts["mirrored_labels"]:
@@ -177,7 +178,7 @@ def problems_of_training(chosen, facts):
                 check(own)
             if settings.regions:
                 membership(facts["labels"], facts["final_classes"])
-                if "x" in settings.mirror_axes:
+                if settings.mirrors_left_and_right:
                     mirrored_regions(facts["final_classes"], facts["mirrored_labels"])
         except DataError as error:
             problems[str(error)] = None
@@ -441,6 +442,11 @@ def settings(section, without=()):
         return chosen.model_dump_json(exclude=set(without))
 
     return value
+
+
+def aside(wildcards, input):
+    """The settings of a training that no result depends on, as JSON."""
+    return chosen_for(wildcards).train.model_dump_json(include=set(OF_NO_CONSEQUENCE))
 
 
 @cache

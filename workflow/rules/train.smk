@@ -28,7 +28,8 @@ rule train:
     params:
         script=script("train"),
         plan=plan("train"),
-        settings=settings("train"),
+        settings=settings("train", OF_NO_CONSEQUENCE),
+        aside=aside,
         arrays=arrays(trained_on),
         jobs_per_gpu=jobs_per_gpu,
         foreign=foreign,
@@ -44,7 +45,7 @@ rule train:
             --paths {params.paths:q}/train_paths.csv {params.case_table} \
             --numpy {params.numpy:q} \
             --plan {input.plan:q} \
-            --settings {params.settings:q} \
+            --settings {params.settings:q} --aside {params.aside:q} \
             --fold {wildcards.fold} \
             --foreign {params.foreign:q} \
             --jobs-per-gpu {params.jobs_per_gpu} \

@@ -9,7 +9,7 @@ from mist_core import cli, parallel, train
 from mist_core.config import Train
 from mist_core.criterion import needs_distances
 from mist_core.errors import DataError
-from mist_core.files import read_json, read_rows, write_json
+from mist_core.files import read_json, read_rows, remove_leftovers, write_json
 from mist_core.folds import in_random_order, read_patients, set_aside
 from mist_core.lease import held_files, take_gpus
 from mist_core.patches import StoredCases
@@ -25,6 +25,7 @@ def main() -> None:
     p.add_argument("--case-table", type=Path, help="CSV with the patients of the cases")
     p.add_argument("--plan", type=Path, required=True, help="config.json written by analyze")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
+    p.add_argument("--aside", type=json.loads, default={}, help="more of it, of no consequence")
     p.add_argument("--fold", type=int, required=True, help="the fold that is held out")
     p.add_argument("--model", type=Path, required=True, help="the model file to write")
     p.add_argument("--checkpoint", type=Path, required=True, help="to go on from")
@@ -35,12 +36,13 @@ def main() -> None:
     p.add_argument("--logs", type=Path, required=True, help="folder for TensorBoard")
     p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
     args = p.parse_args()
-    settings = Train(**args.settings)
+    settings = Train(**args.settings | args.aside)
     if parallel.is_one_of_several():
         fit(args, settings)
         return
     take_gpus(settings.gpus, args.jobs_per_gpu)
     with cli.alone(args.checkpoint) as lock:
+        remove_leftovers(args.checkpoint)
         if settings.gpus > 1:
             sys.exit(parallel.start(settings.gpus, sys.argv, [lock, *held_files()]))
         fit(args, settings)
@@ -84,7 +86,7 @@ def fit(args: argparse.Namespace, settings: Train) -> None:
         identity,
     )
     if parallel.is_first():
-        about = {"chosen": trained.chosen, "by_held_out": settings.chooses_by_held_out}
+        about = {"chosen": trained.chosen, "by_held_out": trained.by_held_out}
         write_json(args.logs / "model.json", about)
         train.save_model(args.model, trained.network, plan, settings, args.fold, trained.chosen)
 
