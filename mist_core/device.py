@@ -66,8 +66,9 @@ def to_device(values: NDArray[Any], device: torch.device, dtype: torch.dtype) ->
 def keep_freed_memory() -> None:
     """Let memory that is freed stay with the process, for tensors to come (glibc only).
 
-    Without, every tensor above 32 MB gets fresh pages, and clearing these took a third of the time
-    of a training step on a CPU.
+    Without, every tensor above 32 MB gets fresh pages, and clearing these took a quarter to a third
+    of a training step on a CPU. The price is memory that lies idle: 3.9 GB in place of 2.6 for
+    2 x 96 x 96 x 96 voxels.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

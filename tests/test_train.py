@@ -603,18 +603,20 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(script, tmp_path,
     long = {"steps_per_epoch": 50, "epochs": 4, "ema": 0.9, "checkpoint_minutes": 0.2 / 60}
     assert script(1, "whole", **long).returncode == 0
     generator, stopped_at = np.random.default_rng(kills), []
+    newest = tmp_path / "killed/checkpoint.pt"
     while len(stopped_at) < kills:
+        old = newest.stat().st_mtime_ns if newest.exists() else 0
         process = script(1, "killed", runner=subprocess.Popen, **long)
         for line in process.stderr:
             if "validat" in line:  # the last line before the steps
                 break
-        while not (tmp_path / "killed/checkpoint.pt").exists():
+        while not newest.exists() or newest.stat().st_mtime_ns == old:
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.5))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-        stopped_at.append(checkpoint.load(tmp_path / "killed/checkpoint.pt")["state"]["step"])
+        stopped_at.append(checkpoint.load(newest)["state"]["step"])
     done = script(1, "killed", **long)
     assert done.returncode == 0
     assert f"step {stopped_at[-1]}" in done.stderr
