@@ -264,7 +264,7 @@ class Train(Section):
     )
     augment: Augment = Augment()
     mirror_axes: str = Field(
-        "xyz", pattern="^x?y?z?$", description="axes that may be mirrored, in prediction too"
+        "x", pattern="^x?y?z?$", description="axes that may be mirrored, in prediction too"
     )
 
     @property
