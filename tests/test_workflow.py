@@ -435,7 +435,7 @@ def test_a_killed_run_goes_on_where_it_was(project):
 def test_a_killed_training_is_explained_and_goes_on(project):
     """Killed alone, killed and tried again by the same run, and left behind by a killed run."""
     epochs = 200
-    project.config["train"]["epochs"] = epochs
+    project.config["train"] |= {"epochs": epochs, "checkpoint_minutes": 0}
     project.config |= {"experiments": {"a": {}}, "folds_to_train": [0]}
     log = project.folder / "results/logs/train/a_fold_0.log"
 
