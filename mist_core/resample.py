@@ -183,6 +183,9 @@ def _applied(array: NDArray[np.float32], matrices: Sequence[Matrix]) -> NDArray[
     return array
 
 
+# Kernels of BLAS look at memory beside the matrices as well, where any number may lie: the result
+# is right, but once in a while NumPy warns.
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")
 def _along(array: NDArray[np.float32], matrix: Matrix, axis: int) -> NDArray[np.float32]:
     if np.array_equal(matrix, np.eye(len(matrix))):
         return array
