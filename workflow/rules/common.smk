@@ -146,9 +146,7 @@ def tell_of_sides(chosen, facts):
     trainings = [
         chosen.for_experiment(name).train for name in chosen.experiment_names()
     ]
-    mirrored = [
-        t for t in trainings if t.mirrors_left_and_right
-    ]
+    mirrored = [t for t in trainings if t.mirrors_left_and_right]
     pairs = two_sided(facts["final_classes"])
     if workflow.is_main_process and mirrored and pairs and not facts["mirrored_labels"]:
         shown = ", ".join(f"{one} and {other}" for one, other in pairs)
