@@ -67,15 +67,15 @@ INTENSITIES = KINDS[3:]  # in the order in which they come about, which is nnU-N
 AUGMENTATIONS: Mapping[str, Recipe] = {
     "default": Recipe(
         mirror=Kind(0.5),
-        rotation=Kind(0.3, -30, 30),
-        scaling=Kind(0.3, 0.7, 1.4),
+        rotation=Kind(0.3, -15, 15),
+        scaling=Kind(0.3, 0.85, 1.2),
         stretch=1.1,
-        noise=Kind(0.15, 0, 0.33),
+        noise=Kind(0.1, 0, 0.1),
         blur=Kind(0.1, 0.5, 1.0),
-        brightness=Kind(0.15, 0.7, 1.3),
-        contrast=Kind(0.15, 0.65, 1.5),
+        brightness=Kind(0.1, 0.75, 1.25),
+        contrast=Kind(0.1, 0.75, 1.25),
         low_resolution=Kind(0.1, 0.5, 1.0),
-        gamma=Kind(0.15, 0.7, 1.5),
+        gamma=Kind(0.1, 0.7, 1.5),
     ),
     # Zoom is a crop that is resized: scaling up, and nothing comes in from outside. Noise is not
     # clamped to the range before it, which would take a pass of its own; blur stays in it anyway.
@@ -123,10 +123,8 @@ def _recipe(settings: Train) -> Recipe:
 
 
 def mirror_axes(settings: Train) -> tuple[int, ...]:
-    """Array axes (Z, Y, X = 0, 1, 2) that are mirrored; none where nothing ever is."""
-    if _recipe(settings).mirror.probability == 0:
-        return ()
-    return tuple(axis for axis, name in enumerate("zyx") if name in settings.mirror_axes)
+    """Array axes (Z, Y, X = 0, 1, 2) that are mirrored."""
+    return tuple(axis for axis, name in enumerate("zyx") if name in settings.mirrored_axes)
 
 
 class Changes(NamedTuple):

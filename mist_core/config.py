@@ -58,6 +58,7 @@ LOSSES: Mapping[str, tuple[str, ...]] = {  # names, and parameters that the user
 # Keys of train. With other values of these a run that has ended goes on, or stays ended.
 WHEN_IT_ENDS = ("epochs", "minutes", "early_stopping")
 OF_NO_CONSEQUENCE = ("checkpoint_minutes", "workers")  # for the weights
+MIRROR_AXES = {"default": "", "mist": "xyz", "nnunet": "xyz", "none": ""}  # of each recipe
 LOSSES_OF_DISTANCES = ("bl", "hdos", "gsl")  # they need preprocess.compute_dtms
 # Folders that the run itself makes under results/, where experiments live.
 RESERVED_EXPERIMENTS = (
@@ -263,16 +264,19 @@ class Train(Section):
         "nnU-Net, not at all",
     )
     augment: Augment = Augment()
-    mirror_axes: str = Field(
-        "x", pattern="^x?y?z?$", description="axes that may be mirrored, in prediction too"
+    mirror_axes: Annotated[str, Field(pattern="^x?y?z?$")] | None = Field(
+        None,
+        description="axes that may be mirrored, in prediction too; null: all in mist and nnunet, "
+        "none in default",
     )
 
     @property
-    def mirrors_left_and_right(self) -> bool:
-        """Whether patches are mirrored along x."""
+    def mirrored_axes(self) -> str:
+        """Those of ``xyz`` that are mirrored in training, and so in prediction."""
         chance = self.augment.mirror
-        never = chance == 0 or (chance is None and self.augmentation == "none")
-        return "x" in self.mirror_axes and not never
+        if chance == 0 or (chance is None and self.augmentation == "none"):
+            return ""
+        return MIRROR_AXES[self.augmentation] if self.mirror_axes is None else self.mirror_axes
 
     @property
     def takes_best(self) -> bool:
@@ -445,10 +449,8 @@ def _asked_of_the_plan(config: Config) -> tuple[Any, ...]:
     return config.analyze, config.preprocess.skip, planned_as(config.train.model)
 
 
-def problems_of_networks_and_losses(config: Config) -> list[str]:
-    """Parameters that they do not have; losses that need what preprocessing is not told to make, or
-    what regions do not have.
-    """
+def problems_of_training(config: Config) -> list[str]:
+    """Parameters that they do not have, and keys of training that need others beside them."""
     problems = []
     for name in config.experiment_names():
         own = config.for_experiment(name)
@@ -464,6 +466,11 @@ def problems_of_networks_and_losses(config: Config) -> list[str]:
             problems.append(
                 f"{place}train.pretrained_config: expected train.pretrained_weights beside it, "
                 "found none. Name the weights, too."
+            )
+        if own.train.augment.mirror and not own.train.mirrored_axes:
+            problems.append(
+                f"{place}train.augment.mirror: expected axes in train.mirror_axes beside it, such "
+                "as x or xyz, found none. Name them, or leave it out."
             )
         if own.train.early_stopping and not own.train.takes_best:
             problems.append(
@@ -580,7 +587,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
         own = [line for line in _lines(error, "") if line.split(":")[0] not in named]
         problems = own + problems
     else:
-        problems += problems_of_networks_and_losses(config) if not problems else []
+        problems += problems_of_training(config) if not problems else []
     raise_all(problems, "config")
     return config
 

@@ -64,7 +64,7 @@ def criterion(plan: Plan, settings: Train, device: torch.device) -> Criterion:
     table = None
     if settings.regions:
         of_labels = membership(info.labels, plan.regions)
-        if settings.mirrors_left_and_right:
+        if "x" in settings.mirrored_axes:
             mirrored_regions(plan.regions, info.mirrored_labels)  # said now, not in prediction
         table = torch.from_numpy(of_labels).to(device)
 

@@ -140,6 +140,13 @@ def test_axes_are_named_x_y_z(named, axes):
     assert mirror_axes(Train(mirror_axes=named, augmentation="none")) == ()
 
 
+def test_nothing_is_mirrored_unless_a_recipe_or_the_user_says_so():
+    found = {name: mirror_axes(Train(augmentation=name)) for name in AUGMENTATIONS}
+    assert found == {"default": (), "mist": (0, 1, 2), "nnunet": (0, 1, 2), "none": ()}
+    assert mirror_axes(Train(augmentation="none", mirror_axes="x", augment={"mirror": 0.5})) == (2,)
+    assert mirror_axes(Train(augmentation="mist", mirror_axes="")) == ()
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_what_is_drawn_stays_in_its_range(name):
     chosen = AUGMENTATIONS[name]

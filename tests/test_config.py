@@ -142,7 +142,7 @@ def test_mistakes_in_every_section_of_every_experiment_are_said_at_once():
 def test_an_experiment_changes_what_it_names_and_nothing_else():
     config = read_config(
         {
-            "train": {"epochs": 7, "augment": {"mirror": 0.1, "noise": 0.9}},
+            "train": {"epochs": 7, "mirror_axes": "x", "augment": {"mirror": 0.1, "noise": 0.9}},
             "experiments": {
                 "plain": {},
                 "no-flip": {"train": {"augment": {"mirror": 0}}, "predict": {"flips": False}},
@@ -186,9 +186,13 @@ def test_parameters_of_another_network_or_loss_are_not_taken_over():
             "train.loss_params: expected iterations or smoothing for cldice, found tolerance_mm",
         ),
         ({"loss": "gsl"}, "train.loss: expected preprocess.compute_dtms to be true for gsl"),
+        ({"pretrained_config": "a.json"}, "expected train.pretrained_weights beside it"),
+        ({"early_stopping": 3}, "train.early_stopping: expected train.val_percent above 0"),
+        ({"val_percent": 0.1, "validate_every": 0}, "train.validate_every: expected auto"),
+        ({"augment": {"mirror": 0.5}}, "train.augment.mirror: expected axes in train.mirror_axes"),
     ],
 )
-def test_networks_and_losses_that_cannot_be_are_refused(train, words):
+def test_training_that_cannot_be_is_refused(train, words):
     with pytest.raises(DataError) as caught:
         read_config({"train": train})
     assert words in str(caught.value)

@@ -153,7 +153,7 @@ def test_several_models_are_averaged():
 
 
 def test_flips_change_nothing_for_a_network_that_has_no_side():
-    models = [model_of(Shift(1.0))]
+    models = [model_of(Shift(1.0), mirror_axes="xyz")]
     torch.testing.assert_close(logits_of(models, flips=True), logits_of(models, flips=False))
 
 
@@ -161,13 +161,14 @@ def test_flips_even_out_a_side():
     image = np.zeros((1, 8, 8, 8))
     ramp = logits_of([model_of(Shift(slope=2.0))], flips=False, image=image)
     assert ramp[1, 0, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
-    level = logits_of([model_of(Shift(slope=2.0))], flips=True, image=image)
+    mirrored = model_of(Shift(slope=2.0), mirror_axes="x")
+    level = logits_of([mirrored], flips=True, image=image)
     torch.testing.assert_close(level[1], torch.full((8, 8, 8), 7.0))
 
 
 def test_axes_that_were_not_mirrored_in_training_are_not_in_prediction():
     image = np.zeros((1, 8, 8, 8))
-    for train in ({"mirror_axes": "yz"}, {"augment": {"mirror": 0}}, {"augmentation": "none"}):
+    for train in ({}, {"mirror_axes": "yz"}, {"augment": {"mirror": 0}}, {"augmentation": "none"}):
         sided = model_of(Shift(slope=2.0), **train)
         found = logits_of([sided], flips=True, image=image)
         torch.testing.assert_close(found, logits_of([sided], flips=False, image=image))
@@ -196,7 +197,7 @@ def test_flips_keep_left_and_right_apart(network):
     evaluated = {"both": (3, 7), "left": (3,), "right": (7,)}
     fields["evaluation"] = {name: {"labels": labels} for name, labels in evaluated.items()}
     plan = parse_plan(fields, "test")
-    model = TrainedModel(network, plan, Train(regions=regions))
+    model = TrainedModel(network, plan, Train(regions=regions, mirror_axes="x"))
     found = logits_of([model], flips=True)
     torch.testing.assert_close(found, logits_of([model], flips=False))
     assert found[1, 0, 0, 7] > found[2, 0, 0, 7]  # x runs from right to left

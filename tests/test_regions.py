@@ -61,8 +61,9 @@ def test_training_for_regions_without_a_mirror_image_is_refused():
     fields["dataset_info"]["mirrored_labels"] = [(1, 4)]
     sided = plan().model_validate(fields)
     with pytest.raises(DataError, match="mirror image"):
-        criterion(sided, Train(regions=True), torch.device("cpu"))
-    criterion(sided, Train(regions=True, mirror_axes="yz"), torch.device("cpu"))
+        criterion(sided, Train(regions=True, mirror_axes="x"), torch.device("cpu"))
+    for axes in (None, "yz"):
+        criterion(sided, Train(regions=True, mirror_axes=axes), torch.device("cpu"))
 
 
 def test_targets_of_regions_by_hand():

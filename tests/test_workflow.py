@@ -787,6 +787,10 @@ def test_left_and_right_are_told_apart_before_any_job(project):
     path.write_text(json.dumps(fields))
     code, output, _ = project.run("--dry-run")
     assert code == 0, output
+    assert "Warning" not in output  # nothing is mirrored
+    project.config["train"]["mirror_axes"] = "x"
+    code, output, _ = project.run("--dry-run")
+    assert code == 0, output
     assert "Warning: left_organ and right_organ look like left and right" in output
     path.write_text(json.dumps(fields | {"mirrored_labels": [[1, 2]]}))
     code, output, _ = project.run("--dry-run")

@@ -89,12 +89,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a product did in its time; folder of its predictions and seconds, by the way made."""
+    """What a product did in its time, the folder of its predictions and how long they took."""
 
     steps: int
     patches_per_second: float
     used: Used
-    predictions: Mapping[str, tuple[Path, float]]
+    predictions: Path
+    seconds: float
 
 
 def main() -> None:
@@ -372,15 +373,14 @@ def accuracy(bench: Bench, args: argparse.Namespace) -> None:
     print(f"\n| | {' | '.join(columns)} |\n{(len(columns) + 1) * '|---'}|", flush=True)
     for product, train in products.items():
         done = train(new(bench.home / "accuracy" / product))
-        for way, (folder, seconds) in done.predictions.items():
-            scores = scored(bench, held_out, folder, list(names))
-            print(
-                f"| {product}{way} | {done.steps} | {done.patches_per_second:.2f} | "
-                + " | ".join(f"{score:.4f}" for score in scores)
-                + f" | {done.used.seconds / 60:.1f} | {seconds / len(held_out):.2f} "
-                f"| {done.used.peak_bytes / 1e9:.2f} |",
-                flush=True,
-            )
+        scores = scored(bench, held_out, done.predictions, list(names))
+        print(
+            f"| {product} | {done.steps} | {done.patches_per_second:.2f} | "
+            + " | ".join(f"{score:.4f}" for score in scores)
+            + f" | {done.used.seconds / 60:.1f} | {done.seconds / len(held_out):.2f} "
+            f"| {done.used.peak_bytes / 1e9:.2f} |",
+            flush=True,
+        )
 
 
 def ours_in_time(bench: Bench, minutes: float, held_out: Sequence[str], run: Path) -> Trained:
@@ -388,15 +388,12 @@ def ours_in_time(bench: Bench, minutes: float, held_out: Sequence[str], run: Pat
     each = bench.chosen.get("steps_per_epoch", LONG_EPOCH)
     done = round(sum(row.get("steps", each) for row in rows))
     rate = statistics.median(row["patches_per_second"] for row in rows)
-    predictions = {}
-    for way, flips in (("", True), (", without flips", False)):
-        folder = run / f"flips-{flips}".lower()
-        arrays = ["--numpy", bench.home / "ours/numpy", "--models", run / "fold_0.pt"]
-        asked = ["--settings", json.dumps({"flips": flips}), "--case", *held_out]
-        command = [sys.executable, SCRIPTS / "predict.py", *arrays, *asked, "--output", folder]
-        took = bench.run(command, bench.environment(Path(sys.executable).parent))
-        predictions[way] = (folder, took.seconds)
-    return Trained(done, rate, used, predictions)
+    folder = run / "predictions"
+    asked = ["--models", run / "fold_0.pt", "--settings", "{}", "--case", *held_out]
+    arrays = ["--numpy", bench.home / "ours/numpy", "--output", folder]
+    command = [sys.executable, SCRIPTS / "predict.py", *arrays, *asked]
+    took = bench.run(command, bench.environment(Path(sys.executable).parent))
+    return Trained(done, rate, used, folder, took.seconds)
 
 
 def nnunet_in_time(bench: Bench, bin_: Path, args: argparse.Namespace, run: Path) -> Trained:
@@ -407,7 +404,7 @@ def nnunet_in_time(bench: Bench, bin_: Path, args: argparse.Namespace, run: Path
     found, used = peer(run, *train, *fitted(args.minutes, trial))
     _, took = peer(run, "predict")
     (folder,) = run.glob("Dataset001_benchmark/*/fold_0/validation")
-    return Trained(found["steps"], found["patches_per_second"], used, {"": (folder, took.seconds)})
+    return Trained(found["steps"], found["patches_per_second"], used, folder, took.seconds)
 
 
 def mist_in_time(bench: Bench, bin_: Path, minutes: float, run: Path) -> Trained:
@@ -416,7 +413,7 @@ def mist_in_time(bench: Bench, bin_: Path, minutes: float, run: Path) -> Trained
     found, used = peer(run, "train", *fitted(minutes, trial))
     _, took = peer(run, "predict")
     folder = run / "predictions/train/raw"
-    return Trained(found["steps"], found["patches_per_second"], used, {"": (folder, took.seconds)})
+    return Trained(found["steps"], found["patches_per_second"], used, folder, took.seconds)
 
 
 def fitted(minutes: float, trial: Mapping[str, float]) -> list[object]:

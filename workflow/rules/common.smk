@@ -146,7 +146,7 @@ def tell_of_sides(chosen, facts):
     trainings = [
         chosen.for_experiment(name).train for name in chosen.experiment_names()
     ]
-    mirrored = [t for t in trainings if t.mirrors_left_and_right]
+    mirrored = [t for t in trainings if "x" in t.mirrored_axes]
     pairs = two_sided(facts["final_classes"])
     if workflow.is_main_process and mirrored and pairs and not facts["mirrored_labels"]:
         shown = ", ".join(f"{one} and {other}" for one, other in pairs)
@@ -176,7 +176,7 @@ def problems_of_training(chosen, facts):
                 check(own)
             if settings.regions:
                 membership(facts["labels"], facts["final_classes"])
-                if settings.mirrors_left_and_right:
+                if "x" in settings.mirrored_axes:
                     mirrored_regions(facts["final_classes"], facts["mirrored_labels"])
         except DataError as error:
             problems[str(error)] = None
