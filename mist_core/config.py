@@ -264,7 +264,7 @@ class Train(Section):
         "nnU-Net, not at all",
     )
     augment: Augment = Augment()
-    mirror_axes: Annotated[str, Field(pattern="^x?y?z?$")] | None = Field(
+    mirror_axes: Literal["", "x", "y", "z", "xy", "xz", "yz", "xyz"] | None = Field(
         None,
         description="axes that may be mirrored, in prediction too; null: all in mist and nnunet, "
         "none in default",
