@@ -67,7 +67,9 @@ def predict_array(
 ) -> Volume:
     """The label map of a preprocessed image (C, Z, Y, X) on the grid that it came from."""
     device = best_device()
-    half = half_precision(models[0].train.amp, device)
+    amp = models[0].train.amp
+    # Float16 is for GPUs: on a CPU it takes many times as long.
+    half = half_precision("auto" if device.type == "cpu" and amp == "float16" else amp, device)
     logits = predict(models, image, settings, device, half)
     return restore(logits, origin, models[0].plan.dataset_info.labels)
 

@@ -136,6 +136,8 @@ def train(  # noqa: PLR0912, PLR0915 (to be read from top to bottom)
     device, part = join()
     tune(device)
     half = half_precision(settings.amp, device)
+    if half == torch.float16 and device.type == "cpu":
+        log.warning("train.amp: float16 is for GPUs and slow on this CPU; auto is not")
     learner = new_learner(plan, settings, fold, device, part)
     loss_of = criterion(plan, settings, device)
     draws = Draws(cases, plan, settings, fold, part)
@@ -204,7 +206,9 @@ def train(  # noqa: PLR0912, PLR0915 (to be read from top to bottom)
                 state, validation, part, device
             ):
                 record |= validate(state, learner, validation, records, draws, epoch, device)
-                state.finished |= has_stalled(state, epoch + 1, settings)
+                if has_stalled(state, epoch + 1, settings):
+                    log.info("no better validation for %d epochs", epoch + 1 - state.best_epoch)
+                    state.finished = True
             if records:
                 left = 0.0 if state.finished else pace.seconds_left(done, time.perf_counter())
                 records.add(record, done, left)

@@ -49,7 +49,8 @@ class Validation:
             return "no epoch is validated: it would take too much of the time, or is switched off"
         use = "the best is the model" if self.settings.takes_best else "they choose no model"
         often = "every epoch" if self.every == 1 else f"every {self.every} epochs"
-        return f"validation of {len(self.cases)} cases {self.whose()}, {often}; {use}"
+        n = f"{len(self.cases)} case{'s' if len(self.cases) > 1 else ''}"
+        return f"validation of {n} {self.whose()}, {often}; {use}"
 
 
 def validation_of(

@@ -339,11 +339,13 @@ def test_the_best_weights_are_the_model_where_that_is_asked_for(tmp_path, monkey
     assert not same(found.network.state_dict(), state["model"])
 
 
-def test_a_run_stops_early_where_nothing_gets_better(tmp_path, monkeypatch):
+def test_a_run_stops_early_where_nothing_gets_better(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setattr(training, "look", lambda *arguments: (np.array([[0.5]]), NO_PICTURE))
     update = {"epochs": 50, "model_selection": "best", "validate_every": 1, "early_stopping": 2}
     settings = SHORT.model_copy(update=update)
     assert "weights of epoch 1," in trained(tmp_path, settings, looked_at=[case(7)]).chosen
+    assert "no better validation for 2 epochs" in caplog.text
     assert len(history(tmp_path)) == 3
     assert "weights of epoch 1," in trained(tmp_path, settings, looked_at=[case(7)]).chosen
     assert len(history(tmp_path)) == 3
@@ -647,7 +649,7 @@ def test_the_script_sets_cases_aside_and_says_so(script, tmp_path):
     done = script(1, val_percent=0.5, validate_every=1)
     assert done.returncode == 0, done.stderr
     assert "fold 1: 1 cases" in done.stderr
-    assert "validation of 1 cases that were set aside, every epoch; the best" in done.stderr
+    assert "validation of 1 case that were set aside, every epoch; the best" in done.stderr
     about = read_json(tmp_path / "logs/model.json")
     assert about["chosen"].endswith("of 1 cases that were set aside")
     assert not about["by_held_out"]
@@ -656,7 +658,7 @@ def test_the_script_sets_cases_aside_and_says_so(script, tmp_path):
 def test_the_script_lets_held_out_cases_choose_only_when_asked(script, tmp_path):
     done = script(1, model_selection="best", validate_every=1)
     assert done.returncode == 0, done.stderr
-    assert "validation of 1 cases of the held-out fold, every epoch; the best" in done.stderr
+    assert "validation of 1 case of the held-out fold, every epoch; the best" in done.stderr
     assert read_json(tmp_path / "logs/model.json")["by_held_out"]
 
 
