@@ -69,10 +69,12 @@ def plan_for(model):
     return PLAN.model_validate(fields)
 
 
-def losses(folder, model, **settings):
+def losses(folder, model, loss="dice_ce", **settings):
     """The loss of one batch, before and after five steps."""
     still = {"warmup_epochs": 0, "augment": {"rotation": 0, "scaling": 0}}
-    length = {"epochs": 1, "steps_per_epoch": 5, "batch_size": 1}
+    length = {"epochs": 1, "steps_per_epoch": 5, "batch_size": 1, "loss": loss}
+    if loss == "dice_topk":  # other voxels are the worst after a large step
+        settings["learning_rate"] = 1e-4
     chosen = Train(model=model, **length, **still, **settings)
     plan = plan_for(model)
     case = demo_case()
