@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from pydantic_core import PydanticCustomError
 
 from mist_core.errors import in_words, raise_all
 from mist_core.own import is_own
@@ -316,31 +317,27 @@ class Postprocess(Section):
     strategies: list[str] = Field(default_factory=list)
 
 
-class MetricOptions(Section):
-    """Parameters of one metric."""
-
-    tolerance: float | None = Field(None, ge=0, description="mm, surf_dice only; default 1.0")
-
-
-MetricName = Literal["dice", "haus95", "avg_surf", "surf_dice"]
-DEFAULT_METRICS: dict[MetricName, MetricOptions] = {
-    "dice": MetricOptions(),
-    "haus95": MetricOptions(),
-    "avg_surf": MetricOptions(),
-    "surf_dice": MetricOptions(tolerance=1.0),
+# Whose definitions of metrics there are: those of mist_core.metrics.PRESETS.
+Preset = Literal["mist", "brats2023", "monai", "medpy", "nnunet", "miseval"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+DEFAULT_METRICS: dict[str, dict[str, Any]] = {
+    "dice": {},
+    "haus95": {},
+    "avg_surf": {},
+    "surf_dice": {"tolerance": 1.0},
 }
 
 
-def _known_parameters(metrics: Any) -> Any:
-    for name, options in metrics.items():
-        if options.tolerance is not None and name != "surf_dice":
-            raise ValueError(f"{name} without parameters (tolerance is of surf_dice)")
+def _known_metrics(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    # Most configs name none, and to load them takes time.
+    from mist_core.metrics import problems_of_metrics  # noqa: PLC0415
+
+    if lines := problems_of_metrics(metrics):
+        raise PydanticCustomError("metrics", "metrics", {"lines": lines})
     return metrics
 
 
-Metrics = Annotated[
-    dict[MetricName, MetricOptions], Field(min_length=1), AfterValidator(_known_parameters)
-]
+Metrics = Annotated[dict[str, dict[str, Any]], Field(min_length=1), AfterValidator(_known_metrics)]
 Labels = Annotated[list[Label], Field(min_length=1)]
 
 
@@ -348,8 +345,11 @@ class Evaluate(Section):
     """What is measured, for which classes."""
 
     metrics: Auto | Metrics = Field(
-        "auto", description="name: parameters; auto: all four, surf_dice at 1 mm"
+        "auto",
+        description="name: parameters; auto: dice, haus95, avg_surf, and surf_dice at 1 mm",
     )
+    preset: Preset = Field("mist", description="whose definitions; parameters of a metric go first")
+    lesions: bool = Field(False, description="write a table with a row for every lesion, too")
     classes: Auto | dict[str, Labels] = Field(
         "auto", description="name: label values; auto: final_classes of the dataset"
     )

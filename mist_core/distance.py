@@ -1,21 +1,18 @@
-"""Surfaces of masks and the distances between them, in millimetres.
+"""The surface of a mask, and the distance of every voxel to its border.
 
 The surface is the one of Nikolov et al., "Clinically applicable segmentation of head and neck
 anatomy" (JMIR 2021), as their library surface-distance defines it: eight neighbouring voxels that
 are not all inside or all outside enclose a piece of surface (a *surfel*), whose area follows from
-marching cubes. Distances are measured from surfel to surfel with their areas as weights. Outside
-the image is background.
+marching cubes. Outside the image is background.
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
-from mist_core.geometry import Triple, box_of
+from mist_core.geometry import Triple
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -51,49 +48,6 @@ _TRIANGLES = {
     "022 022 022 022": (102,),
     "111 111 111 111": (105,),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class SurfaceDistances:
-    """Distances in mm from each surfel of one mask to the other mask's surface, ascending.
-
-    ``*_areas`` are the surfels' areas in mm2, in the order of the distances.
-    """
-
-    reference_to_prediction: Floats
-    reference_areas: Floats
-    prediction_to_reference: Floats
-    prediction_areas: Floats
-
-
-def surface_distances(reference: Mask, prediction: Mask, spacing_mm: Triple) -> SurfaceDistances:
-    """Find both surfaces once and measure from each to the other.
-
-    Masks are 3-D booleans of one shape; ``spacing_mm`` is per array axis. With one mask empty its
-    own arrays are empty and the other's distances are infinite; with both empty all are empty.
-    """
-    box = box_of(reference | prediction)
-    if box is None:
-        nothing = np.zeros(0)
-        return SurfaceDistances(nothing, nothing, nothing, nothing)
-    areas = surfel_areas(spacing_mm)
-    of_reference = areas[neighbour_codes(reference[box])]
-    of_prediction = areas[neighbour_codes(prediction[box])]
-    return SurfaceDistances(
-        *_directed(of_reference, of_prediction, spacing_mm),
-        *_directed(of_prediction, of_reference, spacing_mm),
-    )
-
-
-def _directed(source: Floats, target: Floats, spacing_mm: Triple) -> tuple[Floats, Floats]:
-    """Distances from the surfels of ``source`` to the nearest of ``target``, and their areas."""
-    surfels = source > 0
-    if not (target > 0).any():
-        distances = np.full(np.count_nonzero(surfels), np.inf)
-    else:
-        distances = distance_transform_edt(target == 0, sampling=spacing_mm)[surfels]
-    order = np.argsort(distances, kind="stable")
-    return distances[order], source[surfels][order]
 
 
 def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:

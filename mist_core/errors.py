@@ -101,7 +101,12 @@ def in_words(
         places.setdefault(prefix + ".".join(keys), []).append(mistake)
     # What may be one word or something with parts: a mistake in a part is no mistake in the word.
     deeper = {place.rpartition(".")[0] for place in places}
-    return [_line(place, own, known) for place, own in places.items() if place not in deeper]
+    lines = []
+    for place, own in places.items():
+        ready = [f"{place}.{line}" for m in own for line in m.get("ctx", {}).get("lines", ())]
+        if place not in deeper:
+            lines += ready or [_line(place, own, known)]
+    return lines
 
 
 def _line(place: str, mistakes: Sequence[Mapping[str, Any]], known: Collection[str]) -> str:

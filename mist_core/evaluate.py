@@ -1,18 +1,49 @@
 """Score predicted label maps against reference label maps, case by case and class by class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mist_core.config import Evaluate, EvaluatedClass
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
+from mist_core.geometry import Geometry
 from mist_core.io import Volume
-from mist_core.labels import in_labels, without
-from mist_core.metrics import score
+from mist_core.labels import without
+from mist_core.metrics import Chosen, LabelPair, MaskPair, choose
+from mist_core.metrics.instances import kind_of
+from mist_core.metrics.registry import find_lesions
 
 Classes = Mapping[str, EvaluatedClass]
+Rows = list[dict[str, Any]]
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+LESION_METRICS = ("dice", "haus95")  # of each lesion in the table of lesions
+
+
+@dataclass(frozen=True)
+class Record:
+    """A score, with all that is needed to read it.
+
+    ``status`` is ok, both_empty, reference_empty, prediction_empty or failed; ``definition`` are
+    the parameters of the metric.
+    """
+
+    class_name: str
+    metric: str
+    value: float
+    unit: str
+    status: str
+    definition: str
+
+    def row(self) -> dict[str, Any]:
+        """For a table."""
+        fields = asdict(self)
+        return {"class": fields.pop("class_name"), **fields}
 
 
 def chosen_classes(classes: Classes, settings: Evaluate) -> dict[str, EvaluatedClass]:
@@ -43,47 +74,226 @@ def refuse_other_labels(
             )
 
 
-def evaluate(
-    reference: Volume, prediction: Volume, classes: Classes, ignore_label: int | None = None
-) -> dict[str, float]:
-    """Scores of one case as ``<class>_<metric>``, classes in order.
-
-    Where the reference has ``ignore_label``, both count as background. Raises DataError when the
-    two are not on one grid.
-    """
+def refuse_other_grid(reference: Volume, prediction: Volume) -> None:
+    """Raise DataError when the two are not on one grid."""
     if not prediction.geometry.matches(reference.geometry):
         raise DataError(
             f"expected the prediction on the grid of the reference ({reference.geometry}), "
             f"found {prediction.geometry}. Predict again, or resample it."
         )
-    truth, found = reference.array, prediction.array
+
+
+def evaluate(
+    reference: Volume,
+    prediction: Volume,
+    classes: Classes,
+    ignore_label: int | None = None,
+    preset: str = "mist",
+) -> list[Record]:
+    """Scores of one case, by class, then metric, in their order.
+
+    Where the reference has ``ignore_label``, both count as background. Raises DataError when the
+    two are not on one grid.
+    """
+    refuse_other_grid(reference, prediction)
+    spacing_mm = reference.geometry.spacing
+    maps = reference.array, prediction.array
+    return evaluate_arrays(*maps, spacing_mm, classes, ignore_label, preset)
+
+
+def evaluate_arrays(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    spacing_mm: Sequence[float],
+    classes: Classes,
+    ignore_label: int | None = None,
+    preset: str = "mist",
+) -> list[Record]:
+    """The same for two label maps of one shape, 2-D or 3-D; ``spacing_mm`` is per array axis."""
+    pair = _label_pair(reference, prediction, spacing_mm, ignore_label)
+    return [
+        _record(name, metric, each, each.of(structure), structure.status)
+        for name, own in classes.items()
+        for structure in [pair.structure(own.labels)]
+        for metric, each in choose(own.metrics, preset).items()
+    ]
+
+
+def failed(classes: Classes, geometry: Geometry | None, preset: str = "mist") -> list[Record]:
+    """The records of a case without a prediction: the worst values; NaN where they are not known.
+
+    ``geometry`` is that of the reference; None where that could not be read.
+    """
+    diagonal = nan
+    if geometry:
+        diagonal = float(np.linalg.norm(np.multiply(geometry.shape, geometry.spacing)))
+    return [
+        _record(name, metric, each, each.worst(diagonal) if geometry else nan, "failed")
+        for name, own in classes.items()
+        for metric, each in choose(own.metrics, preset).items()
+    ]
+
+
+def lesion_rows(
+    reference: Volume,
+    prediction: Volume,
+    classes: Classes,
+    ignore_label: int | None = None,
+    preset: str = "mist",
+) -> Rows:
+    """One row for every lesion of the classes that have a lesion-wise metric.
+
+    Lesions are found with the parameters of the first such metric of the class. ``kind`` is hit,
+    missed, small (of the reference, too small to be scored) or false_positive; dice and haus95 are
+    those of the lesion and what was found of it.
+    """
+    maps = reference.array, prediction.array
+    pair = _label_pair(*maps, reference.geometry.spacing, ignore_label)
+    rows: Rows = []
+    for name, own in classes.items():
+        chosen = choose(own.metrics, preset).values()
+        asked = next((c.parameters for c in chosen if "min_lesion_volume" in c.parameters), None)
+        if asked:
+            rows += _lesions(name, pair.structure(own.labels), asked, preset)
+    return rows
+
+
+def _lesions(name: str, pair: MaskPair, asked: Mapping[str, Any], preset: str) -> Rows:
+    scored = choose(LESION_METRICS, preset)
+    lesions = find_lesions(pair, asked)
+    rows: Rows = [
+        {
+            "class": name,
+            "lesion": number,
+            "kind": kind_of(lesion, asked["min_lesion_volume"]),
+            "volume_mm3": lesion.volume_mm3,
+            "found_mm3": int(np.count_nonzero(lesion.masks[1])) * pair.voxel_mm3,
+            **{m: scored[m].of(lesion.pair) if lesion.found else "" for m in LESION_METRICS},
+        }
+        for number, lesion in enumerate(lesions.reference, start=1)
+    ]
+    return rows + [
+        {
+            "class": name,
+            "lesion": "",
+            "kind": "false_positive",
+            "volume_mm3": 0.0,
+            "found_mm3": volume_mm3,
+            **dict.fromkeys(LESION_METRICS, ""),
+        }
+        for volume_mm3 in lesions.false_positives
+    ]
+
+
+LESION_COLUMNS = ("id", "class", "lesion", "kind", "volume_mm3", "found_mm3", *LESION_METRICS)
+
+
+def _label_pair(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    spacing_mm: Sequence[float],
+    ignore_label: int | None,
+) -> LabelPair:
     if ignore_label is not None:
-        found = np.where(truth == ignore_label, 0, found)
-        truth = without(truth, ignore_label)
+        prediction = np.where(reference == ignore_label, 0, prediction).astype(prediction.dtype)
+        reference = without(reference, ignore_label)
+    return LabelPair(reference, prediction, spacing_mm)
+
+
+def _record(name: str, metric: str, chosen: Chosen, value: float, status: str) -> Record:
+    return Record(name, metric, value, chosen.metric.unit, status, chosen.definition)
+
+
+def wide_row(records: Iterable[Record]) -> dict[str, float]:
+    """Column ``<class>_<metric>`` to value. Raises DataError for two columns of one name."""
     row: dict[str, float] = {}
-    for name, each in classes.items():
-        scores = score(
-            in_labels(truth, each.labels),
-            in_labels(found, each.labels),
-            reference.geometry.spacing,
-            {k: options.model_dump(exclude_none=True) for k, options in each.metrics.items()},
-        )
-        row |= {f"{name}_{metric}": value for metric, value in scores.items()}
+    for r in records:
+        column = f"{r.class_name}_{r.metric}"
+        if column in row:
+            raise DataError(
+                f"classes: expected every column once, found {column} twice. Rename a class."
+            )
+        row[column] = r.value
     return row
 
 
-def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean, Std (of the population), quartiles and median of every column, as MIST appends them."""
+def summary_rows(rows: Sequence[Mapping[str, Any]]) -> Rows:
+    """Mean, Std (of the population), quartiles and median of every column, as MIST appends them.
+
+    Of the values that are numbers; NaN where there is none.
+    """
     if not rows:
         return []
-    columns = [c for c in rows[0] if c != "id"]
-    table = np.array([[row[c] for c in columns] for row in rows], dtype=float)
-    statistics = (
-        table.mean(axis=0),
-        table.std(axis=0),
-        *np.percentile(table, [25, 50, 75], axis=0),
-    )
-    return [
-        {"id": name} | dict(zip(columns, values.tolist(), strict=True))
-        for name, values in zip(RESERVED_IDS, statistics, strict=True)
-    ]
+    table: Rows = [{"id": name} for name in RESERVED_IDS]
+    for column in (c for c in rows[0] if c != "id"):
+        statistics = _statistics([float(row[column]) for row in rows])
+        for row, value in zip(table, statistics, strict=True):
+            row[column] = value
+    return table
+
+
+def _statistics(values: Sequence[float]) -> list[float]:
+    """Mean, standard deviation, first quartile, median, third quartile."""
+    used = np.array([v for v in values if not isnan(v)])
+    if used.size == 0:
+        return [nan] * 5
+    with np.errstate(invalid="ignore"):  # the deviation of what may be infinite is NaN
+        quartiles = np.percentile(used, [25, 50, 75])
+        return [float(used.mean()), float(used.std()), *quartiles.tolist()]
+
+
+SUMMARY_COLUMNS = (
+    *("class", "metric", "unit", "mean", "ci_low", "ci_high", "std", "q25", "median", "q75"),
+    *("min", "max", "n_used", "n", "n_empty", "n_failed", "definition"),
+)
+
+
+def summaries(
+    cases: Mapping[str, Sequence[Record]], patients: Mapping[str, str] | None = None
+) -> Rows:
+    """A row for each class and metric: ``mean`` of the ``n_used`` of ``n`` values that are numbers.
+
+    ``ci_low`` and ``ci_high`` are a 95 % confidence interval of the mean: percentiles of 2000
+    bootstraps, in which the cases of a patient stay together. ``n_empty`` counts the cases with an
+    empty mask, ``n_failed`` those without a prediction.
+    """
+    who = [(patients or {}).get(case, case) for case in cases]
+    rows = []
+    for records in zip(*cases.values(), strict=True):
+        first, values = records[0], np.array([r.value for r in records])
+        mean, std, q25, median, q75 = _statistics(values.tolist())
+        low, high = confidence_interval(values, who)
+        used = values[~np.isnan(values)]
+        numbers = {
+            "mean": mean, "ci_low": low, "ci_high": high, "std": std,
+            "q25": q25, "median": median, "q75": q75,
+            "min": float(used.min()) if used.size else nan,
+            "max": float(used.max()) if used.size else nan,
+            "n_used": used.size,
+            "n": values.size,
+            "n_empty": sum(r.status.endswith("empty") for r in records),
+            "n_failed": sum(r.status == "failed" for r in records),
+        }  # fmt: skip
+        named = {"class": first.class_name, "metric": first.metric, "unit": first.unit}
+        rows.append(named | numbers | {"definition": first.definition})
+    return rows
+
+
+def confidence_interval(
+    values: NDArray[np.float64], patients: Sequence[str], seed: int = 0
+) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the mean over bootstraps of the patients.
+
+    NaN are left out. NaN for fewer than two patients, and where a value is infinite. Efron &
+    Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+    """
+    used = ~np.isnan(values)
+    _, group = np.unique(np.asarray(patients)[used], return_inverse=True)
+    if group.size == 0 or group.max() == 0 or not np.isfinite(values[used]).all():
+        return nan, nan
+    sums, sizes = np.bincount(group, values[used]), np.bincount(group)
+    drawn = np.random.default_rng(seed).integers(sums.size, size=(RESAMPLES, sums.size))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)

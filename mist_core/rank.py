@@ -8,11 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
-from mist_core.metrics import METRICS
+from mist_core.metrics import metric_of, split_column
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -37,11 +38,18 @@ def rank(
             )
     tables = {n: [{**row, "id": row[id_column]} for row in rows] for n, rows in tables.items()}
     columns, ids = _shared_layout(tables, id_column)
+    ways = {c: _direction(c, directions or {}) for c in columns}
+    columns = [c for c in columns if ways[c] != "neither"]  # a volume is not better than another
+    if not columns:
+        raise DataError(
+            f"results: expected a metric that can be ranked, found {', '.join(ways)}. Add another."
+        )
     values = np.array(
         [[[_number(row, c, n) for c in columns] for row in _cases(tables[n], ids)] for n in names]
     )  # (candidates, cases, columns)
-    higher = np.array([_higher(c, directions or {}) for c in columns])
-    ranks = rankdata(np.where(higher, -values, values), method="average", axis=0)
+    for i, column in enumerate(columns):
+        values[..., i] = _lower_is_better(values[..., i], ways[column])
+    ranks = rankdata(values, method="average", axis=0)
     average = ranks.mean(axis=(1, 2))
     best_first = np.argsort(average, kind="stable")
     summary: list[dict[str, object]] = [
@@ -63,27 +71,35 @@ def _number(row: Mapping[str, str], column: str, name: str) -> float:
     if math.isnan(value):
         raise DataError(
             f"results of {name}: expected a number for {column} of {row['id']}, "
-            f"found {row[column]!r}. Evaluate again."
+            f"found {row[column]!r}. Evaluate again, or choose for evaluate.metrics what empty "
+            "masks are worth (both_empty, reference_empty, prediction_empty)."
         )
     return value
 
 
-def _higher(column: str, directions: Mapping[str, str]) -> bool:
+def _direction(column: str, directions: Mapping[str, str]) -> str:
     given = directions.get(column)
     if given not in (None, "higher", "lower"):
         raise DataError(f"direction of {column}: expected higher or lower, found {given!r}.")
-    return given == "higher" if given else higher_is_better(column)
+    return given or better(column)
 
 
-def higher_is_better(column: str) -> bool:
-    """The direction of ``<class>_<metric>``, from the longest metric name that it ends with."""
-    fitting = [name for name in METRICS if column.endswith(f"_{name}")]
-    if not fitting:
+def _lower_is_better(values: NDArray[np.float64], direction: str) -> NDArray[np.float64]:
+    """The values turned so that the lowest is the best."""
+    if direction == "near_zero":
+        return np.abs(values)
+    return -values if direction == "higher" else values
+
+
+def better(column: str) -> str:
+    """Which values of ``<class>_<metric>`` are better: higher, lower, near_zero, or neither."""
+    parts = split_column(column)
+    if parts is None:
         raise DataError(
             f"results: expected columns <class>_<metric>, found {column!r}. Say in the metric "
             "direction overrides whether higher or lower is better."
         )
-    return METRICS[max(fitting, key=len)].higher_is_better
+    return metric_of(parts[1]).better
 
 
 def _shared_layout(tables: Mapping[str, Rows], id_column: str) -> tuple[list[str], list[str]]:

@@ -74,7 +74,7 @@ WRONG = [
     ("train.augmentation", "some"),
     ("predict.overlap", 1.0),
     ("evaluate.metrics", {}),
-    ("evaluate.metrics", {"hausdorff": {}}),
+    ("evaluate.metrics", {"dyce": {}}),
     ("evaluate.classes", {"organ": []}),
     ("experiments.default", {"evaluate": {}}),
     ("experiments.../up", {}),

@@ -11,12 +11,8 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial.distance import cdist
 from surface_distance import lookup_tables
 
-from mist_core.distance import (
-    neighbour_codes,
-    signed_distance_map,
-    surface_distances,
-    surfel_areas,
-)
+from mist_core.distance import neighbour_codes, signed_distance_map, surfel_areas
+from mist_core.metrics import surface_distances
 
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 2.0, 1.0), (0.7, 0.7, 5.0)]
 spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.3, 3.0])] * 3)

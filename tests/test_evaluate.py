@@ -12,13 +12,30 @@ from conftest import ROOT, ball, grid
 
 from mist_core.config import Evaluate, EvaluatedClass, read_config, read_evaluated_classes
 from mist_core.errors import DataError
-from mist_core.evaluate import chosen_classes, evaluate, summary_rows
+from mist_core.evaluate import (
+    Record,
+    chosen_classes,
+    confidence_interval,
+    evaluate_arrays,
+    failed,
+    lesion_rows,
+    summaries,
+    summary_rows,
+    wide_row,
+)
+from mist_core.evaluate import evaluate as records_of
+from mist_core.files import read_rows
 from mist_core.io import Volume, read_labels, write_volume
 
 ALL = {"dice": {}, "haus95": {}, "avg_surf": {}, "surf_dice": {"tolerance": 1.0}}
 DICE = {"dice": {}}
 ORGAN = {"organ": EvaluatedClass(labels=[1], metrics={"dice": {}})}
 PLACE = grid((4, 5, 6), (3.0, 2.0, 1.0))
+
+
+def evaluate(*arguments):
+    """The scores of a case as a row of the table."""
+    return wide_row(records_of(*arguments))
 
 
 def volume(*voxels, geometry=PLACE, dtype=np.uint8):
@@ -122,7 +139,7 @@ def test_a_missed_structure_stays_in_the_mean():
 
 def test_a_class_has_all_four_metrics_unless_it_says_which():
     found = read_evaluated_classes({"organ": {"labels": [1]}}, "eval.json")["organ"]
-    assert {k: m.model_dump(exclude_none=True) for k, m in found.metrics.items()} == ALL
+    assert found.metrics == ALL
 
 
 def test_the_evaluation_in_a_whole_config_is_found():
@@ -219,8 +236,188 @@ def test_the_script_fails_by_naming_every_bad_case(tmp_path, pairs):
     done = run_script(tmp_path, pairs, ORGAN_DICE)
     assert done.returncode == 1
     assert "\nERROR: case b: " in "\n" + done.stderr
-    assert "\ncase c: " in done.stderr
-    assert not (tmp_path / "results.csv").exists()
+    assert "\ncase c: expected the prediction on the grid of the reference (size" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_case_without_a_prediction_counts_as_the_worst(tmp_path, pairs):
+    pairs["b"][1].write_bytes(b"not an image")
+    pairs["c"][1].unlink()
+    config = {"organ": {"labels": [1], "metrics": {"dice": {}, "haus95": {}}}}
+    assert run_script(tmp_path, pairs, config).returncode == 1
+    diagonal = np.sqrt(12**2 + 10**2 + 6**2)
+    rows = read_rows(tmp_path / "results.csv")[:3]
+    found = [(r["id"], float(r["organ_dice"]), float(r["organ_haus95"])) for r in rows]
+    assert found == [
+        ("b", 0, pytest.approx(diagonal)),
+        ("a", 0.5, 1),
+        ("c", 0, pytest.approx(diagonal)),
+    ]
+    status = {(r["id"], r["status"]) for r in read_rows(tmp_path / "results_long.csv")}
+    assert status == {("b", "failed"), ("a", "ok"), ("c", "failed")}
+    for row in read_rows(tmp_path / "results_summary.csv"):
+        assert (row["n"], row["n_used"], row["n_failed"]) == ("3", "3", "2")
+
+
+def test_a_case_without_a_reference_has_no_score_and_is_counted(tmp_path, pairs):
+    pairs["b"][0].write_bytes(b"not an image")
+    done = run_script(tmp_path, pairs, ORGAN_DICE)
+    assert done.returncode == 1
+    assert "case b: " in done.stderr
+    assert "b,nan" in (tmp_path / "results.csv").read_text()
+    assert "Mean,0.25" in (tmp_path / "results.csv").read_text()
+    (row,) = read_rows(tmp_path / "results_summary.csv")
+    assert (row["mean"], row["n_used"], row["n"], row["n_failed"]) == ("0.25", "2", "3", "1")
+
+
+def test_a_failed_case_is_scored_when_it_is_mended(tmp_path, pairs):
+    whole = pairs["b"][1].read_bytes()
+    pairs["b"][1].unlink()
+    more = ["--scores", tmp_path / "scores"]
+    assert run_script(tmp_path, pairs, ORGAN_DICE, *more).returncode == 1
+    pairs["b"][1].write_bytes(whole)
+    assert run_script(tmp_path, pairs, ORGAN_DICE, *more).returncode == 0
+    assert "b,1.0" in (tmp_path / "results.csv").read_text()
+
+
+def test_the_long_table_says_how_each_score_is_defined(tmp_path, pairs):
+    config = {"organ": {"labels": [1], "metrics": {"nsd@2": {}, "volume_reference": {}}}}
+    more = ["--preset", "monai"]
+    assert run_script(tmp_path, pairs, config, *more).returncode == 0
+    rows = read_rows(tmp_path / "results_long.csv")
+    assert [(r["id"], r["metric"], r["status"]) for r in rows] == [
+        ("b", "nsd@2", "ok"),
+        ("b", "volume_reference", "ok"),
+        ("a", "nsd@2", "ok"),
+        ("a", "volume_reference", "ok"),
+        ("c", "nsd@2", "prediction_empty"),
+        ("c", "volume_reference", "prediction_empty"),
+    ]
+    assert rows[0]["definition"].startswith("tolerance=2.0 surface=voxel directions=pooled ")
+    assert (rows[1]["value"], rows[1]["unit"]) == ("12.0", "mm3")
+
+
+def test_lesions_have_a_table_of_their_own_when_asked_for(tmp_path, pairs):
+    config = {"organ": {"labels": [1], "metrics": {"lesion_wise_f1": {"min_lesion_volume": 1}}}}
+    assert run_script(tmp_path, pairs, config).returncode == 0
+    assert not (tmp_path / "results_lesions.csv").exists()
+    assert run_script(tmp_path, pairs, config, "--lesions").returncode == 0
+    rows = read_rows(tmp_path / "results_lesions.csv")
+    assert [(r["id"], r["kind"], r["dice"]) for r in rows] == [
+        ("b", "hit", "1.0"),
+        ("a", "hit", "0.5"),
+        ("c", "missed", ""),
+    ]
+
+
+def test_all_kinds_of_lesions():
+    reference = volume((0, 0, 0, 1), (0, 0, 1, 1), (3, 4, 5, 1))
+    prediction = volume((0, 0, 0, 1), (3, 0, 5, 1))
+    asked = {"lesion_wise_dice": {"min_lesion_volume": 6.0, "dilation_iters": 0}}
+    rows = lesion_rows(reference, prediction, classes({"organ": [1]}, asked))
+    assert [(r["kind"], r["volume_mm3"], r["found_mm3"]) for r in rows] == [
+        ("hit", 12, 6),
+        ("small", 6, 0),
+        ("false_positive", 0, 6),
+    ]
+    assert lesion_rows(reference, prediction, classes({"organ": [1]}, DICE)) == []
+
+
+def test_arrays_are_scored_without_files():
+    reference, prediction = volume((1, 1, 1, 1)), volume((1, 1, 1, 1), (1, 1, 2, 1))
+    own = classes({"organ": [1]}, ALL)
+    found = evaluate_arrays(reference.array, prediction.array, PLACE.spacing, own)
+    assert found == records_of(reference, prediction, own)
+    flat = evaluate_arrays(reference.array[1], prediction.array[1], (2.0, 1.0), own)
+    assert [record.status for record in flat] == ["ok"] * 4
+
+
+def test_a_failed_case_has_the_worst_of_every_metric():
+    every = {"dice": {}, "haus95": {}, "mcc": {}, "lesion_wise_haus95": {}, "volume_reference": {}}
+    found = failed(classes({"organ": [1]}, every), PLACE)
+    diagonal = pytest.approx(np.sqrt(12**2 + 10**2 + 6**2))
+    assert [r.value for r in found] == [
+        0,
+        diagonal,
+        -1,
+        diagonal,
+        pytest.approx(np.nan, nan_ok=True),
+    ]
+    assert {r.status for r in found} == {"failed"}
+
+
+def test_no_prediction_is_never_better_than_an_empty_one():
+    metrics = {"haus95": {}, "lesion_wise_haus95": {}}
+    own = classes({"organ": [1]}, metrics)
+    truth = volume(*((z, y, x, 1) for z in range(3) for y in range(3) for x in range(3)))
+    empty = records_of(truth, volume(), own, None, "brats2023")
+    assert (
+        [r.value for r in failed(own, PLACE, "brats2023")] == [r.value for r in empty] == [374] * 2
+    )
+
+
+def test_two_columns_of_one_name_are_refused():
+    case = volume((1, 1, 1, 1))
+    both = classes({"a": [1]}, {"lesion_wise_dice": {}}) | classes({"a_lesion_wise": [1]}, DICE)
+    with pytest.raises(DataError, match="found a_lesion_wise_dice twice"):
+        evaluate(case, case, both)
+
+
+def test_the_brats_config_scores_shifted_label_maps(tmp_path, shared):
+    brats = {"min_lesion_volume": 50.0, "dilation_iters": 3, "gt_consolidation_iters": 3}
+    metrics = {"lesion_wise_dice": brats, "lesion_wise_haus95": brats}
+    regions = {"whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": [3]}
+    config = {name: {"labels": own, "metrics": metrics} for name, own in regions.items()}
+    pairs = {}
+    for folder in sorted((shared / "data/brats2015/train").iterdir())[:2]:
+        mask = read_labels(folder / "seg.nii.gz")
+        moved = Volume(np.roll(mask.array, (1, 2, 3), (0, 1, 2)), mask.geometry)
+        pairs[folder.name] = (folder / "seg.nii.gz", written(tmp_path, folder.name, moved))
+    done = run_script(tmp_path, pairs, config)
+    assert done.returncode == 0, done.stderr
+    for row in read_rows(tmp_path / "results.csv")[:2]:
+        assert 0.7 < float(row["whole_tumor_lesion_wise_dice"]) < 0.8
+        distances = [float(row[f"{name}_lesion_wise_haus95"]) for name in regions]
+        assert all(2.5 < mm <= np.sqrt(14) for mm in distances)  # never farther than the shift
+
+
+def records(*values, status="ok"):
+    """Cases with one score each."""
+    return {str(i): [Record("organ", "dice", v, "", status, "")] for i, v in enumerate(values)}
+
+
+def test_summaries_say_how_many_values_were_used():
+    (row,) = summaries(records(0.5, np.nan, 1.0))
+    assert (row["mean"], row["median"], row["min"], row["max"]) == (0.75, 0.75, 0.5, 1.0)
+    assert (row["n_used"], row["n"]) == (2, 3)
+    (empty,) = summaries(records(np.nan, np.nan))
+    assert np.isnan([empty["mean"], empty["ci_low"], empty["max"]]).all()
+    assert (empty["n_used"], empty["n"]) == (0, 2)
+
+
+def test_the_confidence_interval_is_that_of_a_normal_mean():
+    values = np.random.default_rng(1).normal(10, 2, 400)
+    low, high = confidence_interval(values, list(map(str, range(400))))
+    half = 1.96 * values.std() / np.sqrt(400)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), rel=0.003)
+
+
+def test_the_confidence_interval_is_wider_where_cases_are_of_one_patient():
+    values = np.repeat(np.random.default_rng(1).normal(10, 2, 40), 10)
+    alone = confidence_interval(values, list(map(str, range(400))))
+    together = confidence_interval(values, [str(i // 10) for i in range(400)])
+    assert np.ptp(together) > 2.5 * np.ptp(alone)
+
+
+def test_one_patient_has_no_confidence_interval():
+    assert np.isnan(confidence_interval(np.array([1.0, 2.0]), ["a", "a"])).all()
+
+
+def test_scores_that_are_no_numbers_are_left_out_of_the_summary_rows():
+    rows = [{"id": "a", "x": 1.0, "y": np.nan}, {"id": "b", "x": np.nan, "y": np.nan}]
+    mean, *_ = summary_rows(rows)
+    assert mean["x"] == 1
+    assert np.isnan(mean["y"])
 
 
 def test_predictions_may_be_given_as_a_folder(tmp_path, pairs):

@@ -12,13 +12,14 @@ import mist_core
 HOME = Path(mist_core.__file__).parent
 LAYERS = (
     ("errors", "geometry", "files", "sources", "lease", "own"),
-    ("io", "dataset", "demo", "config", "plan", "folds", "chunks", "nnunet", "topology"),
+    (
+        *("io", "dataset", "demo", "config", "plan", "folds", "chunks", "nnunet", "topology"),
+        *("distance", "metrics"),
+    ),
     (
         "labels",
         "intensity",
         "resample",
-        "distance",
-        "metrics",
         "phantom",
         "ensemble",
         "convert",

@@ -16,7 +16,7 @@ from mist_core.config import Predict, Preprocess, Train
 from mist_core.errors import DataError
 from mist_core.geometry import Geometry, Origin
 from mist_core.io import Volume, read_labels
-from mist_core.metrics import dice
+from mist_core.metrics import score
 from mist_core.models import for_plan
 from mist_core.plan import parse_plan
 from mist_core.predict import TrainedModel, load_model, predict, predict_case, restore
@@ -113,7 +113,8 @@ def test_a_ball_comes_back_from_another_spacing(spacing):
     back = there_and_back(mask, plan_of(spacing))
     assert back.array.shape == mask.array.shape
     assert set(np.unique(back.array)) == {0, 4}
-    assert dice(mask.array > 0, back.array > 0) > 0.95
+    masks = mask.array > 0, back.array > 0
+    assert score(*masks, (1.0, 1.0, 1.0), ["dice"])["dice"] > 0.95
 
 
 def test_probabilities_are_interpolated_before_the_decision():

@@ -15,7 +15,7 @@ from mist_core.errors import DataError
 from mist_core.evaluate import summary_rows
 from mist_core.files import write_rows
 from mist_core.metrics import METRICS
-from mist_core.rank import higher_is_better, rank
+from mist_core.rank import better, rank
 
 COLUMNS = ("organ_dice", "organ_haus95", "core_avg_surf", "core_surf_dice")
 # Few values, so that ties are common.
@@ -88,13 +88,13 @@ def test_candidates_that_tie_stay_in_the_order_given():
     ],
 )
 def test_direction_is_that_of_the_metric_at_the_end_of_the_name(column, higher):
-    assert higher_is_better(column) is higher
+    assert better(column) == ("higher" if higher else "lower")
 
 
 def test_a_metric_may_end_like_another(monkeypatch):
-    monkeypatch.setitem(METRICS, "no_dice", replace(METRICS["dice"], higher_is_better=False))
-    assert not higher_is_better("organ_no_dice")
-    assert higher_is_better("organ_dice")
+    monkeypatch.setitem(METRICS, "no_dice", replace(METRICS["dice"], better="lower"))
+    assert better("organ_no_dice") == "lower"
+    assert better("organ_dice") == "higher"
 
 
 @given(scores)

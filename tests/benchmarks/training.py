@@ -43,7 +43,7 @@ from preprocessing import (
 from mist_core.dataset import Dataset, read_dataset
 from mist_core.files import read_json, read_rows, write_json, write_rows
 from mist_core.io import read_labels
-from mist_core.metrics import dice
+from mist_core.metrics import score
 from workflow import snakemake
 
 PEERS = Path(__file__).with_name("peers.py")
@@ -436,7 +436,12 @@ def scored(bench: Bench, cases: Sequence[str], folder: Path, labels: Sequence[in
         mask = bench.dataset.case(case).mask
         assert mask
         reference, found = (read_labels(p).array for p in (mask, folder / f"{case}.nii.gz"))
-        table.append([dice(reference == label, found == label) for label in labels])
+        table.append(
+            [
+                score(reference == label, found == label, (1.0,) * 3, ["dice"])["dice"]
+                for label in labels
+            ]
+        )
     return [float(mean) for mean in np.mean(table, axis=0)]
 
 

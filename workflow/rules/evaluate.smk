@@ -2,8 +2,8 @@
 Scores of every case: raw predictions, and those of each strategy.
 
 in:  the predictions of all training cases, their label maps
-out: <results>/{experiment}/results.csv, evaluation_paths.csv
-     <results>/{experiment}/postprocess/{strategy}/postprocess_results.csv, evaluation_paths.csv
+out: <results>/{experiment}/results.csv, results_long.csv, results_summary.csv, evaluation_paths.csv
+     <results>/{experiment}/postprocess/{strategy}/: the same, postprocess_results*.csv
 """
 
 
@@ -21,6 +21,8 @@ rule evaluate:
             category="Scores",
             labels={"experiment": "{experiment}", "strategy": "raw"},
         ),
+        long="<results>/{experiment}/results_long.csv",
+        summary="<results>/{experiment}/results_summary.csv",
         paths="<results>/{experiment}/evaluation_paths.csv",
     log:
         "<results>/logs/evaluate/{experiment}.log",
@@ -65,6 +67,8 @@ use rule evaluate as evaluate_strategy with:
             category="Scores",
             labels={"experiment": "{experiment}", "strategy": "{strategy}"},
         ),
+        long="<results>/{experiment}/postprocess/{strategy}/postprocess_results_long.csv",
+        summary="<results>/{experiment}/postprocess/{strategy}/postprocess_results_summary.csv",
         paths="<results>/{experiment}/postprocess/{strategy}/evaluation_paths.csv",
     log:
         "<results>/logs/evaluate/{experiment}_{strategy}.log",

@@ -1,16 +1,23 @@
-"""Score predicted label maps against reference label maps."""
+"""Score predicted label maps against reference label maps.
+
+Beside the table of scores, NAME.csv, are written NAME_long.csv, with one score a row and how it is
+defined, and NAME_summary.csv, with means and confidence intervals.
+"""
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from mist_core import cli, evaluate
-from mist_core.config import Evaluate, read_evaluated_classes
+from mist_core.config import PRESETS, Evaluate, read_evaluated_classes
+from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
+from mist_core.evaluate import Record
 from mist_core.files import read_json, read_rows, write_json, write_rows
-from mist_core.io import read_labels
+from mist_core.io import Volume, read_labels
 
 
 def main() -> None:
@@ -27,46 +34,103 @@ def main() -> None:
     p.add_argument(
         "--validate", action="store_true", help="refuse masks with labels that no class has"
     )
+    p.add_argument("--preset", choices=PRESETS, help="whose definitions of metrics to use")
+    p.add_argument(
+        "--lesions", action="store_true", help="write NAME_lesions.csv, one lesion a row, as well"
+    )
     p.add_argument("--predictions", type=Path, help="folder of <id>.nii.gz, in place of the column")
     p.add_argument("--settings", type=json.loads, default={}, help="section of the config, as JSON")
     p.add_argument("--output-paths", type=Path, help="CSV to write with id, mask, prediction")
     p.add_argument("--scores", type=Path, help="folder to keep the scores of each case in")
     p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
     args = p.parse_args()
+    asked = {"preset": args.preset, "lesions": args.lesions}
+    settings = Evaluate(**args.settings | {name: value for name, value in asked.items() if value})
     with TemporaryDirectory() as scratch, cli.alone(args.output_csv):
-        score_all(args, args.scores or Path(scratch))
+        score_all(args, settings, args.scores or Path(scratch))
 
 
-def score_all(args: argparse.Namespace, scores: Path) -> None:
-    """Score the cases that are not scored yet, then write the table of all."""
+def score_all(args: argparse.Namespace, settings: Evaluate, scores: Path) -> None:
+    """Score the cases that are not scored yet, then write the tables of all."""
     fields = read_json(args.config)
     ignored = ignored_by(fields)
-    classes = evaluate.chosen_classes(
-        read_evaluated_classes(fields, str(args.config)),
-        Evaluate(**args.settings),
-    )
-    pairs = read_pairs(args.paths_csv, args.predictions)
+    classes = evaluate.chosen_classes(read_evaluated_classes(fields, str(args.config)), settings)
+    pairs, patients = read_pairs(args.paths_csv, args.predictions)
     sources = [path.read_text(encoding="utf-8") for path in args.tracked]
 
     def key(case_id: str) -> str:
         described = {name: each.model_dump(mode="json") for name, each in classes.items()}
-        return cli.digest(described, ignored, args.validate, sources, *pairs[case_id])
+        options = (ignored, args.validate, settings.preset, settings.lesions)
+        paths = [path if path.exists() else str(path) for path in pairs[case_id]]
+        return cli.digest(described, options, sources, *paths)
 
     def compute(case_id: str, folder: Path) -> None:
-        reference, prediction = map(read_labels, pairs[case_id])
-        if args.validate:
-            evaluate.refuse_other_labels(reference, prediction, classes, ignored)
-        row = evaluate.evaluate(reference, prediction, classes, ignored)
-        write_json(folder / f"{case_id}.json", row)
+        found = score_case(*pairs[case_id], classes, ignored, args.validate, settings)
+        write_json(folder / f"{case_id}.json", found)
 
     work = cli.CaseWork(lambda case_id: [f"{case_id}.json"], key, compute)
     cli.do_cases(work, list(pairs), scores, workers=args.num_workers_evaluate)
-    rows = [{"id": i} | read_json(scores / f"{i}.json") for i in pairs]
+    found = {case_id: read_json(scores / f"{case_id}.json") for case_id in pairs}
     if args.output_paths:
         columns = ("id", "mask", "prediction")
         listed = [dict(zip(columns, (i, *paths), strict=True)) for i, paths in pairs.items()]
         write_rows(args.output_paths, columns, listed)
-    write_rows(args.output_csv, list(rows[0]), rows + evaluate.summary_rows(rows))
+    write_tables(args.output_csv, found, patients, settings)
+    problems = [f"case {i}: {case['problem']}" for i, case in found.items() if case["problem"]]
+    if problems:
+        raise DataError("\n".join([*problems, "These count with the worst values in the tables."]))
+
+
+def score_case(
+    mask: Path,
+    prediction: Path,
+    classes: evaluate.Classes,
+    ignored: int | None,
+    validate: bool,
+    settings: Evaluate,
+) -> dict[str, Any]:
+    """The records of a case, rows of its lesions, and what is wrong with its files."""
+    reference: Volume | None = None
+    lesions: evaluate.Rows = []
+    problem = ""
+    try:
+        reference = read_labels(mask)
+        predicted = read_labels(prediction)
+        evaluate.refuse_other_grid(reference, predicted)
+        if validate:
+            evaluate.refuse_other_labels(reference, predicted, classes, ignored)
+        records = evaluate.evaluate(reference, predicted, classes, ignored, settings.preset)
+        if settings.lesions:
+            lesions = evaluate.lesion_rows(reference, predicted, classes, ignored, settings.preset)
+    except DataError as error:
+        problem = str(error)
+        grid = reference.geometry if reference else None
+        records = evaluate.failed(classes, grid, settings.preset)
+    return {"records": [vars(r) for r in records], "lesions": lesions, "problem": problem}
+
+
+def write_tables(
+    output: Path,
+    found: Mapping[str, Mapping[str, Any]],
+    patients: Mapping[str, str],
+    settings: Evaluate,
+) -> None:
+    """The table of the scores with its summary rows, and those beside it."""
+    cases = {i: [Record(**fields) for fields in case["records"]] for i, case in found.items()}
+    rows = [{"id": i} | evaluate.wide_row(records) for i, records in cases.items()]
+    write_rows(output, list(rows[0]), rows + evaluate.summary_rows(rows))
+    long = [{"id": i} | record.row() for i, records in cases.items() for record in records]
+    write_rows(beside(output, "long"), list(long[0]), long)
+    summaries = evaluate.summaries(cases, patients)
+    write_rows(beside(output, "summary"), evaluate.SUMMARY_COLUMNS, summaries)
+    if settings.lesions:
+        lesions = [{"id": i} | row for i, case in found.items() for row in case["lesions"]]
+        write_rows(beside(output, "lesions"), evaluate.LESION_COLUMNS, lesions)
+
+
+def beside(path: Path, name: str) -> Path:
+    """The file of another table of the same scores."""
+    return path.with_name(f"{path.stem}_{name}{path.suffix}")
 
 
 def ignored_by(fields: Any) -> int | None:
@@ -75,8 +139,10 @@ def ignored_by(fields: Any) -> int | None:
     return info.get("ignore_label") if isinstance(info, dict) else None
 
 
-def read_pairs(table: Path, predictions: Path | None) -> dict[str, tuple[Path, Path]]:
-    """Mask and prediction of every case, in the order of the table."""
+def read_pairs(
+    table: Path, predictions: Path | None
+) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+    """Mask and prediction of every case, in the order of the table, and their patients."""
     rows = read_rows(table)
     needed = {"id", "mask"} | (set() if predictions else {"prediction"})
     if not rows or not needed <= rows[0].keys():
@@ -84,11 +150,16 @@ def read_pairs(table: Path, predictions: Path | None) -> dict[str, tuple[Path, P
         raise DataError(f"{table}: expected rows with {', '.join(sorted(needed))}, found {found}.")
     pairs = {}
     for row in rows:
-        if row["id"] in pairs:
-            raise DataError(f"{table}: expected every id once, found {row['id']} again. Mend it.")
+        if row["id"] in pairs or row["id"] in RESERVED_IDS:
+            again = "again" if row["id"] in pairs else "which is that of a summary row"
+            raise DataError(
+                f"{table}: expected every id once, found {row['id']}, {again}. Mend it."
+            )
+        if missing := [name for name in needed if not row[name]]:
+            raise DataError(f"{table}: expected {missing[0]} of {row['id']}, found none. Mend it.")
         prediction = predictions / f"{row['id']}.nii.gz" if predictions else row["prediction"]
         pairs[row["id"]] = (Path(row["mask"]), Path(prediction))
-    return pairs
+    return pairs, {row["id"]: row["patient"] for row in rows if row.get("patient")}
 
 
 if __name__ == "__main__":
