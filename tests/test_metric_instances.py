@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 
 from mist_core.io import read_labels
 from mist_core.metrics import LabelPair, choose, fallback, score, scores_of
-from mist_core.metrics.instances import dilated, panoptic
+from mist_core.metrics.instances import _best_matching, dilated, panoptic
 
 kernels = pytest.importorskip("mist_core.metrics.kernels")
 UNIT = (1.0, 1.0, 1.0)
@@ -176,6 +177,13 @@ def test_of_all_matchings_the_best_is_taken():
     prediction = np.array([1] * 4 + [2] * 2 + [1] * 3)
     found = panoptic(reference, prediction, threshold=0.1)
     assert sorted(found.ious) == pytest.approx([2 / 6, 3 / 7])
+
+
+@given(arrays(float, (5, 6), elements=st.sampled_from([0.0, 0.0, 0.0, 0.2, 0.3, 0.5, 0.9])))
+def test_matching_in_groups_is_as_good_as_all_at_once(table):
+    rows, columns = np.nonzero(table)
+    found = _best_matching(rows, columns, table[rows, columns])
+    assert sum(found) == pytest.approx(table[linear_sum_assignment(table, maximize=True)].sum())
 
 
 def test_without_instances_there_is_nothing_to_miss():

@@ -1,4 +1,8 @@
-"""Metrics of distances, in mm, and of what lies near a border. Neither mask is empty here."""
+"""Metrics of distances, in mm, and of what lies near a border.
+
+All take a MaskPair in which neither mask is empty: what empty masks are worth is decided before
+(registry.py). Surfaces are those of images with 2 or 3 axes, else ValueError is raised.
+"""
 
 from collections.abc import Sequence
 from typing import Literal

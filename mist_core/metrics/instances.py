@@ -178,8 +178,6 @@ def panoptic(reference: NDArray[Any], prediction: NDArray[Any], threshold: float
     Pairs with an IoU of at least ``threshold`` may match; of all one-to-one matchings of them, the
     one with the largest sum of IoU is taken.
     """
-    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 (slow, and for this alone)
-
     overlap = np.flatnonzero((reference != 0) & (prediction != 0))
     rows, row_sizes = np.unique(reference[reference != 0], return_counts=True)
     columns, column_sizes = np.unique(prediction[prediction != 0], return_counts=True)
@@ -187,11 +185,39 @@ def panoptic(reference: NDArray[Any], prediction: NDArray[Any], threshold: float
     places += np.searchsorted(columns, prediction.ravel()[overlap])
     pairs, shared = np.unique(places, return_counts=True)
     i, j = pairs // max(columns.size, 1), pairs % max(columns.size, 1)
-    ious = np.zeros((rows.size, columns.size))
-    ious[i, j] = shared / (row_sizes[i] + column_sizes[j] - shared)
-    ious[ious < threshold] = 0
-    matched = ious[linear_sum_assignment(ious, maximize=True)]
-    return Panoptic(tuple(matched[matched > 0].tolist()), rows.size, columns.size)
+    ious = shared / (row_sizes[i] + column_sizes[j] - shared)
+    fit = ious >= threshold
+    matched = _best_matching(i[fit], j[fit], ious[fit])
+    return Panoptic(tuple(matched), rows.size, columns.size)
+
+
+def _best_matching(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], scores: NDArray[np.float64]
+) -> list[float]:
+    """The scores of the one-to-one matching with the largest sum; given are pairs that may match.
+
+    Pairs that have nothing in common are matched apart: at a threshold of 0.5 most are alone.
+    """
+    # Both are slow to load, and for this alone.
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415
+    from scipy.sparse import coo_array  # noqa: PLC0415
+    from scipy.sparse.csgraph import connected_components as groups_of  # noqa: PLC0415
+
+    if rows.size == 0:
+        return []
+    n_rows, n = int(rows.max()) + 1, int(rows.max() + columns.max()) + 2
+    graph = coo_array((np.ones(rows.size), (rows, n_rows + columns)), shape=(n, n))
+    group = groups_of(graph, directed=False)[1][rows]
+    order = np.argsort(group, kind="stable")
+    matched: list[float] = []
+    for pairs in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        _, i = np.unique(rows[pairs], return_inverse=True)
+        _, j = np.unique(columns[pairs], return_inverse=True)
+        table = np.zeros((int(i.max()) + 1, int(j.max()) + 1))
+        table[i, j] = scores[pairs]
+        best = table[linear_sum_assignment(table, maximize=True)]
+        matched += best[best > 0].tolist()
+    return matched
 
 
 Kind = Literal["hit", "missed", "small", "false_positive"]
