@@ -266,6 +266,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     assert {Path(p).stem for p in project.changed(files)} == {"demo_01"}
 
 
+@pytest.mark.slow
 def test_many_changes_at_once_are_all_followed(project):
     project.config["experiments"] = {"a": {}}
     project.jobs()
@@ -520,6 +521,7 @@ def test_an_edited_description_is_noticed(project):
     assert (jobs["fingerprint"], jobs["preprocess"], jobs["train"]) == (2, 3, 2)
 
 
+@pytest.mark.slow
 def test_folds_are_chosen_in_their_record_and_not_in_a_table(project):
     project.config["experiments"] = {"a": {}}
     project.jobs()
