@@ -8,12 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
-from mist_core.metrics import metric_of, split_column
+from mist_core.metrics import lowest_best, metric_of, split_column
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -48,7 +47,7 @@ def rank(
         [[[_number(row, c, n) for c in columns] for row in _cases(tables[n], ids)] for n in names]
     )  # (candidates, cases, columns)
     for i, column in enumerate(columns):
-        values[..., i] = _lower_is_better(values[..., i], ways[column])
+        values[..., i] = lowest_best(values[..., i], ways[column])
     ranks = rankdata(values, method="average", axis=0)
     average = ranks.mean(axis=(1, 2))
     best_first = np.argsort(average, kind="stable")
@@ -82,13 +81,6 @@ def _direction(column: str, directions: Mapping[str, str]) -> str:
     if given not in (None, "higher", "lower"):
         raise DataError(f"direction of {column}: expected higher or lower, found {given!r}.")
     return given or better(column)
-
-
-def _lower_is_better(values: NDArray[np.float64], direction: str) -> NDArray[np.float64]:
-    """The values turned so that the lowest is the best."""
-    if direction == "near_zero":
-        return np.abs(values)
-    return -values if direction == "higher" else values
 
 
 def better(column: str) -> str:

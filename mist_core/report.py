@@ -17,7 +17,7 @@ from mist_core import __version__
 from mist_core.dataset import RESERVED_IDS
 from mist_core.files import read_rows
 from mist_core.io import read_image, read_labels
-from mist_core.metrics import metric_of, split_column
+from mist_core.metrics import lowest_best, metric_of, split_column
 from mist_core.pictures import COLOURS
 from mist_core.plan import Plan
 from mist_core.resample import canonical
@@ -139,11 +139,8 @@ def worst_first(rows: Rows, names: Sequence[str]) -> list[tuple[float, dict[str,
     metric = headline(names)
     used = [name for name in names if _metric_of(name) == metric]
     scored = [(float(np.mean([float(row[name]) for name in used])), row) for row in rows]
-    better = metric_of(metric).better
-    sign = 1 if better == "higher" else -1
-    return sorted(
-        scored, key=lambda pair: -abs(pair[0]) if better == "near_zero" else sign * pair[0]
-    )
+    badness = lowest_best(np.array([score for score, _ in scored]), metric_of(metric).better)
+    return [scored[i] for i in np.argsort(-badness, kind="stable")]
 
 
 def score_picture(candidates: Sequence[Candidate]) -> Picture:

@@ -18,8 +18,7 @@ from mist_core.metrics.backend import backend
 from mist_core.metrics.pairs import MaskPair
 from mist_core.metrics.surfaces import Mask
 
-ANY_CORNER, ANY_EDGE, FACES = 26, 18, 6
-CONNECTIVITIES = (ANY_CORNER, ANY_EDGE, FACES)
+CONNECTIVITIES = (26, 18, 6)  # corners, edges, faces
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +128,7 @@ def _merged(components: Components, groups: NDArray[np.uint32]) -> Components:
     )
 
 
-def connected_components(mask: Mask, connectivity: int = ANY_CORNER) -> Components:
+def connected_components(mask: Mask, connectivity: int = 26) -> Components:
     """Number the components of a 3-D mask; voxels touch by 6 faces, 18 edges or 26 corners too."""
     whole = np.ascontiguousarray(mask).view(np.uint8)
     numbers, low, high, sizes = backend().connected_components(whole, connectivity)

@@ -12,9 +12,11 @@ from math import nan
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mist_core.metrics import counts
 from mist_core.metrics.distances import (
+    ONE_WAY,
     average_hausdorff,
     avg_surf,
     boundary_iou,
@@ -32,6 +34,7 @@ from mist_core.metrics.instances import (
     panoptic,
 )
 from mist_core.metrics.pairs import Counts, MaskPair
+from mist_core.metrics.surfaces import SURFACES
 
 Value = float | str
 Parameters = Mapping[str, Value]
@@ -138,8 +141,7 @@ def _volume_prediction(pair: MaskPair) -> float:
     return (pair.counts.tp + pair.counts.fp) * pair.voxel_mm3
 
 
-SURFACE = {"surface": Choice("surfel", ("surfel", "voxel"))}
-ONE_WAY = ("reference_to_prediction", "prediction_to_reference")
+SURFACE = {"surface": Choice("surfel", SURFACES)}
 PERCENTILE_OF = {"directions": Choice("max_of_directed", ("max_of_directed", "pooled", *ONE_WAY))}
 MEAN_OF = {"directions": Choice("pooled", ("pooled", *ONE_WAY))}
 TOLERANCE = {"tolerance": Number(1.0)}
@@ -498,6 +500,13 @@ def split_column(column: str) -> tuple[str, str] | None:
     return next(
         ((column[:i], column[i + 1 :]) for i in places if resolve(column[i + 1 :])[0]), None
     )
+
+
+def lowest_best(values: NDArray[np.float64], better: str) -> NDArray[np.float64]:
+    """The values turned so that the lowest is the best; ``better`` as in Metric."""
+    if better == "near_zero":
+        return np.abs(values)
+    return -values if better == "higher" else values
 
 
 def metric_of(name: str) -> Metric:
