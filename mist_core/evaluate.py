@@ -1,5 +1,6 @@
 """Score predicted label maps against reference label maps, case by case and class by class."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, nan
@@ -10,13 +11,13 @@ from numpy.typing import NDArray
 
 from mist_core.config import Evaluate, EvaluatedClass
 from mist_core.dataset import RESERVED_IDS
-from mist_core.errors import DataError
+from mist_core.errors import DataError, raise_all
 from mist_core.geometry import Geometry
 from mist_core.io import Volume
 from mist_core.labels import without
 from mist_core.metrics import Chosen, LabelPair, MaskPair, choose
 from mist_core.metrics.instances import kind_of
-from mist_core.metrics.registry import find_lesions
+from mist_core.metrics.lesionwise import find_lesions
 
 Classes = Mapping[str, EvaluatedClass]
 Rows = list[dict[str, Any]]
@@ -47,17 +48,30 @@ class Record:
 
 
 def chosen_classes(classes: Classes, settings: Evaluate) -> dict[str, EvaluatedClass]:
-    """The classes of an evaluation config, with what the settings say instead."""
+    """The classes of an evaluation config, with what the settings say instead.
+
+    Raises DataError where two columns ``<class>_<metric>`` of the table would have one name.
+    """
     labels = {name: each.labels for name, each in classes.items()}
     if settings.classes != "auto":
         labels = settings.classes
     own = settings.metrics
-    return {
+    chosen = {
         name: EvaluatedClass(labels=members, metrics=own)
         if own != "auto"
         else classes.get(name, EvaluatedClass(labels=members))
         for name, members in labels.items()
     }
+    columns = Counter(_column(name, m) for name, each in chosen.items() for m in each.metrics)
+    raise_all(
+        [
+            f"expected every column of the table once, found {column} twice. Rename a class."
+            for column, times in columns.items()
+            if times > 1
+        ],
+        "classes",
+    )
+    return chosen
 
 
 def refuse_other_labels(
@@ -89,16 +103,21 @@ def evaluate(
     classes: Classes,
     ignore_label: int | None = None,
     preset: str = "mist",
-) -> list[Record]:
-    """Scores of one case, by class, then metric, in their order.
+    lesions: bool = False,
+) -> tuple[list[Record], Rows]:
+    """Scores of one case, by class, then metric, in their order; and a row for every lesion.
 
     Where the reference has ``ignore_label``, both count as background. Raises DataError when the
     two are not on one grid.
+
+    With ``lesions``, those of the classes that have a lesion-wise metric are listed, found with the
+    parameters of the first of them. ``kind`` is hit, missed, small (of the reference, too small to
+    be scored) or false_positive; dice and haus95 are those of the lesion and what was found of it.
     """
     refuse_other_grid(reference, prediction)
     spacing_mm = reference.geometry.spacing
     maps = reference.array, prediction.array
-    return evaluate_arrays(*maps, spacing_mm, classes, ignore_label, preset)
+    return evaluate_arrays(*maps, spacing_mm, classes, ignore_label, preset, lesions)
 
 
 def evaluate_arrays(
@@ -108,15 +127,23 @@ def evaluate_arrays(
     classes: Classes,
     ignore_label: int | None = None,
     preset: str = "mist",
-) -> list[Record]:
+    lesions: bool = False,
+) -> tuple[list[Record], Rows]:
     """The same for two label maps of one shape, 2-D or 3-D; ``spacing_mm`` is per array axis."""
-    pair = _label_pair(reference, prediction, spacing_mm, ignore_label)
-    return [
-        _record(name, metric, each, each.of(structure), structure.status)
-        for name, own in classes.items()
-        for structure in [pair.structure(own.labels)]
-        for metric, each in choose(own.metrics, preset).items()
-    ]
+    if ignore_label is not None:
+        prediction = np.where(reference == ignore_label, 0, prediction).astype(prediction.dtype)
+        reference = without(reference, ignore_label)
+    maps = LabelPair(reference, prediction, spacing_mm)
+    records: list[Record] = []
+    rows: Rows = []
+    for name, own in classes.items():
+        pair, chosen = maps.structure(own.labels), choose(own.metrics, preset)
+        records += [
+            _record(name, m, each, each.of(pair), pair.status) for m, each in chosen.items()
+        ]
+        if lesions:
+            rows += _lesion_rows(name, pair, chosen, preset)
+    return records, rows
 
 
 def failed(classes: Classes, geometry: Geometry | None, preset: str = "mist") -> list[Record]:
@@ -134,33 +161,15 @@ def failed(classes: Classes, geometry: Geometry | None, preset: str = "mist") ->
     ]
 
 
-def lesion_rows(
-    reference: Volume,
-    prediction: Volume,
-    classes: Classes,
-    ignore_label: int | None = None,
-    preset: str = "mist",
-) -> Rows:
-    """One row for every lesion of the classes that have a lesion-wise metric.
-
-    Lesions are found with the parameters of the first such metric of the class. ``kind`` is hit,
-    missed, small (of the reference, too small to be scored) or false_positive; dice and haus95 are
-    those of the lesion and what was found of it.
-    """
-    maps = reference.array, prediction.array
-    pair = _label_pair(*maps, reference.geometry.spacing, ignore_label)
-    rows: Rows = []
-    for name, own in classes.items():
-        chosen = choose(own.metrics, preset).values()
-        asked = next((c.parameters for c in chosen if "min_lesion_volume" in c.parameters), None)
-        if asked:
-            rows += _lesions(name, pair.structure(own.labels), asked, preset)
-    return rows
-
-
-def _lesions(name: str, pair: MaskPair, asked: Mapping[str, Any], preset: str) -> Rows:
+def _lesion_rows(name: str, pair: MaskPair, chosen: Mapping[str, Chosen], preset: str) -> Rows:
+    """The lesions of a class, those of the reference first."""
+    of_lesions = (c.parameters for c in chosen.values() if "min_lesion_volume" in c.parameters)
+    asked: Mapping[str, Any] | None = next(of_lesions, None)
+    if asked is None:
+        return []
     scored = choose(LESION_METRICS, preset)
-    lesions = find_lesions(pair, asked)
+    matching = ("dilation_iters", "gt_consolidation_iters", "connectivity")
+    lesions = find_lesions(pair, *(asked[name] for name in matching))
     rows: Rows = [
         {
             "class": name,
@@ -188,33 +197,17 @@ def _lesions(name: str, pair: MaskPair, asked: Mapping[str, Any], preset: str) -
 LESION_COLUMNS = ("id", "class", "lesion", "kind", "volume_mm3", "found_mm3", *LESION_METRICS)
 
 
-def _label_pair(
-    reference: NDArray[Any],
-    prediction: NDArray[Any],
-    spacing_mm: Sequence[float],
-    ignore_label: int | None,
-) -> LabelPair:
-    if ignore_label is not None:
-        prediction = np.where(reference == ignore_label, 0, prediction).astype(prediction.dtype)
-        reference = without(reference, ignore_label)
-    return LabelPair(reference, prediction, spacing_mm)
-
-
 def _record(name: str, metric: str, chosen: Chosen, value: float, status: str) -> Record:
     return Record(name, metric, value, chosen.metric.unit, status, chosen.definition)
 
 
 def wide_row(records: Iterable[Record]) -> dict[str, float]:
-    """Column ``<class>_<metric>`` to value. Raises DataError for two columns of one name."""
-    row: dict[str, float] = {}
-    for r in records:
-        column = f"{r.class_name}_{r.metric}"
-        if column in row:
-            raise DataError(
-                f"classes: expected every column once, found {column} twice. Rename a class."
-            )
-        row[column] = r.value
-    return row
+    """Column ``<class>_<metric>`` to value."""
+    return {_column(r.class_name, r.metric): r.value for r in records}
+
+
+def _column(class_name: str, metric: str) -> str:
+    return f"{class_name}_{metric}"
 
 
 def summary_rows(rows: Sequence[Mapping[str, Any]]) -> Rows:

@@ -18,7 +18,6 @@ from mist_core.evaluate import (
     confidence_interval,
     evaluate_arrays,
     failed,
-    lesion_rows,
     summaries,
     summary_rows,
     wide_row,
@@ -35,7 +34,7 @@ PLACE = grid((4, 5, 6), (3.0, 2.0, 1.0))
 
 def evaluate(*arguments):
     """The scores of a case as a row of the table."""
-    return wide_row(records_of(*arguments))
+    return wide_row(records_of(*arguments)[0])
 
 
 def volume(*voxels, geometry=PLACE, dtype=np.uint8):
@@ -310,17 +309,26 @@ def test_lesions_have_a_table_of_their_own_when_asked_for(tmp_path, pairs):
     ]
 
 
+def test_patients_of_a_table_stay_together_in_the_intervals(tmp_path, pairs):
+    assert run_script(tmp_path, pairs, ORGAN_DICE).returncode == 0
+    assert read_rows(tmp_path / "results_summary.csv")[0]["ci_low"] != "nan"
+    table = tmp_path / "cases.csv"
+    table.write_text("id,patient\na,P\nb,P\nc,P\n")
+    assert run_script(tmp_path, pairs, ORGAN_DICE, "--case-table", table).returncode == 0
+    assert read_rows(tmp_path / "results_summary.csv")[0]["ci_low"] == "nan"  # one patient
+
+
 def test_all_kinds_of_lesions():
     reference = volume((0, 0, 0, 1), (0, 0, 1, 1), (3, 4, 5, 1))
     prediction = volume((0, 0, 0, 1), (3, 0, 5, 1))
     asked = {"lesion_wise_dice": {"min_lesion_volume": 6.0, "dilation_iters": 0}}
-    rows = lesion_rows(reference, prediction, classes({"organ": [1]}, asked))
+    _, rows = records_of(reference, prediction, classes({"organ": [1]}, asked), lesions=True)
     assert [(r["kind"], r["volume_mm3"], r["found_mm3"]) for r in rows] == [
         ("hit", 12, 6),
         ("small", 6, 0),
         ("false_positive", 0, 6),
     ]
-    assert lesion_rows(reference, prediction, classes({"organ": [1]}, DICE)) == []
+    assert records_of(reference, prediction, classes({"organ": [1]}, DICE), lesions=True)[1] == []
 
 
 def test_arrays_are_scored_without_files():
@@ -329,7 +337,7 @@ def test_arrays_are_scored_without_files():
     found = evaluate_arrays(reference.array, prediction.array, PLACE.spacing, own)
     assert found == records_of(reference, prediction, own)
     flat = evaluate_arrays(reference.array[1], prediction.array[1], (2.0, 1.0), own)
-    assert [record.status for record in flat] == ["ok"] * 4
+    assert [record.status for record in flat[0]] == ["ok"] * 4
 
 
 def test_a_failed_case_has_the_worst_of_every_metric():
@@ -350,17 +358,16 @@ def test_no_prediction_is_never_better_than_an_empty_one():
     metrics = {"haus95": {}, "lesion_wise_haus95": {}}
     own = classes({"organ": [1]}, metrics)
     truth = volume(*((z, y, x, 1) for z in range(3) for y in range(3) for x in range(3)))
-    empty = records_of(truth, volume(), own, None, "brats2023")
+    empty, _ = records_of(truth, volume(), own, None, "brats2023")
     assert (
         [r.value for r in failed(own, PLACE, "brats2023")] == [r.value for r in empty] == [374] * 2
     )
 
 
-def test_two_columns_of_one_name_are_refused():
-    case = volume((1, 1, 1, 1))
+def test_two_columns_of_one_name_are_refused_before_anything_is_scored():
     both = classes({"a": [1]}, {"lesion_wise_dice": {}}) | classes({"a_lesion_wise": [1]}, DICE)
     with pytest.raises(DataError, match="found a_lesion_wise_dice twice"):
-        evaluate(case, case, both)
+        chosen_classes(both, Evaluate())
 
 
 def test_the_brats_config_scores_shifted_label_maps(tmp_path, shared):

@@ -359,6 +359,11 @@ def test_the_cases_of_a_patient_share_a_fold(project):
     project.jobs()
     folds = project.folds()
     assert folds["demo_01"] == folds["demo_03"] != folds["demo_02"] == folds["demo_04"]
+    row = read_rows(project.folder / "results/a/results_summary.csv")[0]
+    scores = read_rows(project.folder / "results/a/results.csv")[:4]
+    dice = {r["id"]: float(r[f"{row['class']}_{row['metric']}"]) for r in scores}
+    means = [dice["demo_01"] + dice["demo_03"], dice["demo_02"] + dice["demo_04"]]
+    assert float(row["ci_low"]) == pytest.approx(min(means) / 2)  # of two patients, not four cases
 
     (project.folder / "cases.csv").write_text("id,patient\ndemo_01,P\n")
     code, output, _ = project.run()

@@ -25,13 +25,15 @@ from mist_core.metrics.distances import (
     masd,
     surf_dice,
 )
-from mist_core.metrics.instances import (
-    CONNECTIVITIES,
-    Lesions,
-    Panoptic,
-    connected_components,
-    lesions_of,
-    panoptic,
+from mist_core.metrics.instances import CONNECTIVITIES
+from mist_core.metrics.lesionwise import (
+    lesion_dice,
+    lesion_f1,
+    lesion_hausdorff,
+    lesion_surf_dice,
+    panoptic_quality,
+    recognition_quality,
+    segmentation_quality,
 )
 from mist_core.metrics.pairs import Counts, MaskPair
 from mist_core.metrics.surfaces import SURFACES
@@ -159,70 +161,6 @@ MATCHED: Mapping[str, Parameter] = {
 }
 
 
-def find_lesions(pair: MaskPair, asked: Mapping[str, Any]) -> Lesions:
-    """The lesions of a pair, by ``LESIONS``; found once for all who ask for the same."""
-    dilation, consolidation = int(asked["dilation_iters"]), int(asked["gt_consolidation_iters"])
-    key = dilation, consolidation, asked["connectivity"]
-    if key not in pair.lesions:
-        pair.lesions[key] = lesions_of(pair, *key)
-    found: Lesions = pair.lesions[key]
-    return found
-
-
-def _lesion_mean(
-    score: Callable[..., float], of_a_miss: float, best: float
-) -> Callable[..., float]:
-    """The mean of a score over lesions; misses and false positives have that of a miss.
-
-    sum(scores) / (counted lesions + false positives); the best where there is none of them. A
-    false positive is a component that belongs to no lesion of the reference, however small.
-    """
-
-    def compute(pair: MaskPair, **parameters: Any) -> float:
-        missed = parameters.get("penalty", of_a_miss)
-        missed = pair.diagonal_mm if missed == "diagonal" else missed
-        lesions = find_lesions(pair, parameters)
-        counted = lesions.counted(parameters["min_lesion_volume"])
-        own = {k: v for k, v in parameters.items() if k not in {*LESIONS, *PENALTY}}
-        scores = [score(each.pair, **own) if each.found else missed for each in counted]
-        scores += [missed] * len(lesions.false_positives)
-        return sum(scores) / len(scores) if scores else best
-
-    return compute
-
-
-def _lesion_dice(pair: MaskPair) -> float:
-    return counts.dice(pair.counts)
-
-
-def _lesion_f1(pair: MaskPair, **parameters: Any) -> float:
-    """2 TP / (2 TP + FP + FN) of lesions; 1 where there is none."""
-    lesions = find_lesions(pair, parameters)
-    counted = lesions.counted(parameters["min_lesion_volume"])
-    tp = sum(bool(each.found) for each in counted)
-    whole = len(counted) + tp + len(lesions.false_positives)
-    return 2 * tp / whole if whole else 1.0
-
-
-def _panoptic(
-    quality: Literal["panoptic_quality", "recognition_quality", "segmentation_quality"],
-) -> Callable[..., float]:
-    def compute(pair: MaskPair, threshold: float, connectivity: int) -> float:
-        asked = (threshold, connectivity)
-        if asked not in pair.matched:
-            pair.matched[asked] = _matched(pair, threshold, connectivity)
-        return float(getattr(pair.matched[asked], quality))
-
-    return compute
-
-
-def _matched(pair: MaskPair, threshold: float, connectivity: int) -> Panoptic:
-    if pair.box is None:
-        return Panoptic((), 0, 0)
-    reference, prediction = (connected_components(m, connectivity).numbers for m in pair.masks)
-    return panoptic(reference, prediction, threshold)
-
-
 METRICS: Mapping[str, Metric] = {
     "dice": _overlap(counts.dice),
     "iou": _overlap(counts.iou),
@@ -275,27 +213,25 @@ METRICS: Mapping[str, Metric] = {
         main="width", empty=BEST_OR_WORST,
     ),
     "cldice": Metric(cldice, "higher", 1.0, 0.0, empty=BEST_OR_WORST),
-    "lesion_wise_dice": Metric(
-        _lesion_mean(_lesion_dice, 0.0, 1.0), "higher", 1.0, 0.0, parameters=LESIONS
-    ),
+    "lesion_wise_dice": Metric(lesion_dice, "higher", 1.0, 0.0, parameters=LESIONS),
     "lesion_wise_haus95": Metric(
-        _lesion_mean(hausdorff, nan, 0.0), "lower", 0.0, "diagonal", "mm",
+        lesion_hausdorff, "lower", 0.0, "diagonal", "mm",
         {**LESIONS, **PENALTY, "percentile": Number(95.0, high=100.0), **SURFACE, **PERCENTILE_OF},
     ),
     "lesion_wise_surf_dice": Metric(
-        _lesion_mean(surf_dice, 0.0, 1.0), "higher", 1.0, 0.0, "",
+        lesion_surf_dice, "higher", 1.0, 0.0, "",
         {**LESIONS, **TOLERANCE, **SURFACE, **MEAN_OF},
         main="tolerance",
     ),
-    "lesion_wise_f1": Metric(_lesion_f1, "higher", 1.0, 0.0, parameters=LESIONS),
+    "lesion_wise_f1": Metric(lesion_f1, "higher", 1.0, 0.0, parameters=LESIONS),
     "panoptic_quality": Metric(
-        _panoptic("panoptic_quality"), "higher", 1.0, 0.0, parameters=MATCHED, main="threshold"
+        panoptic_quality, "higher", 1.0, 0.0, parameters=MATCHED, main="threshold"
     ),
     "recognition_quality": Metric(
-        _panoptic("recognition_quality"), "higher", 1.0, 0.0, parameters=MATCHED, main="threshold"
+        recognition_quality, "higher", 1.0, 0.0, parameters=MATCHED, main="threshold"
     ),
     "segmentation_quality": Metric(
-        _panoptic("segmentation_quality"), "higher", 1.0, 0.0, parameters=MATCHED, main="threshold"
+        segmentation_quality, "higher", 1.0, 0.0, parameters=MATCHED, main="threshold"
     ),
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ def ours(maps, spacing, classes, asked):
     from mist_core.evaluate import evaluate_arrays, wide_row  # noqa: PLC0415
 
     own = {k: EvaluatedClass(labels=v, metrics=metrics_of(asked)) for k, v in classes.items()}
-    return lambda: wide_row(evaluate_arrays(*maps, spacing, own))
+    return lambda: wide_row(evaluate_arrays(*maps, spacing, own)[0])
 
 
 def without_numba(maps, spacing, classes, asked):

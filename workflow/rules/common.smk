@@ -314,6 +314,8 @@ CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
 N_FOLDS = CONFIG.analyze.folds
+TABLE = CONFIG.analyze.case_table
+PATIENTS = read_patients(near(TABLE)) if TABLE else {}
 # Where the plan and the arrays of an experiment lie: its own folder, or "" for the shared ones.
 PLAN_OF = {
     name: f"{name}/" if CONFIG.has_own_plan(name) else "" for name in EXPERIMENTS
@@ -677,16 +679,19 @@ def trained_on(wildcards):
 
 def patients(wildcards):
     """Who is whose, where cases are set aside for validation."""
-    if not chosen_for(wildcards).train.val_percent or not CONFIG.analyze.case_table:
+    if not chosen_for(wildcards).train.val_percent or not TABLE:
         return ""
-    table = read_patients(near(CONFIG.analyze.case_table))
-    return json.dumps({case: table.get(case) for case in trained_on(wildcards)})
+    return json.dumps({case: PATIENTS.get(case) for case in trained_on(wildcards)})
+
+
+def all_patients(wildcards):
+    """Who is whose, for the confidence intervals of scores."""
+    return json.dumps({case: PATIENTS.get(case) for case in TRAIN}) if PATIENTS else ""
 
 
 def case_table(wildcards, input):
     """The table of patients, as an argument."""
-    table = CONFIG.analyze.case_table
-    return f"--case-table {shlex.quote(str(near(table)))}" if table else ""
+    return f"--case-table {shlex.quote(str(near(TABLE)))}" if TABLE else ""
 
 
 def part_of(wildcards):

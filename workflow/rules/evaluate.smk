@@ -37,13 +37,15 @@ rule evaluate:
         settings=settings("evaluate"),
         predictions=folder_to_score,
         scores=subpath(output.results, parent=True),
+        patients=all_patients,
+        case_table=case_table,
         tracked=tracked,
     shell:
         r"""
         exec python {params.script:q} \
             --config {input.plan:q} \
             --paths-csv {input.paths:q} \
-            --predictions {params.predictions:q} \
+            --predictions {params.predictions:q} {params.case_table} \
             --settings {params.settings:q} \
             --output-csv {output.results:q} \
             --output-paths {output.paths:q} \
@@ -80,4 +82,6 @@ use rule evaluate as evaluate_strategy with:
         settings=settings("evaluate"),
         predictions=folder_to_score,
         scores=subpath(output.results, parent=True),
+        patients=all_patients,
+        case_table=case_table,
         tracked=tracked,

@@ -17,6 +17,7 @@ from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
 from mist_core.evaluate import Record
 from mist_core.files import read_json, read_rows, write_json, write_rows
+from mist_core.folds import read_patients
 from mist_core.io import Volume, read_labels
 
 
@@ -38,6 +39,9 @@ def main() -> None:
     p.add_argument(
         "--lesions", action="store_true", help="write NAME_lesions.csv, one lesion a row, as well"
     )
+    p.add_argument(
+        "--case-table", type=Path, help="CSV with id and patient, if --paths-csv has no patient"
+    )
     p.add_argument("--predictions", type=Path, help="folder of <id>.nii.gz, in place of the column")
     p.add_argument("--settings", type=json.loads, default={}, help="section of the config, as JSON")
     p.add_argument("--output-paths", type=Path, help="CSV to write with id, mask, prediction")
@@ -55,7 +59,8 @@ def score_all(args: argparse.Namespace, settings: Evaluate, scores: Path) -> Non
     fields = read_json(args.config)
     ignored = ignored_by(fields)
     classes = evaluate.chosen_classes(read_evaluated_classes(fields, str(args.config)), settings)
-    pairs, patients = read_pairs(args.paths_csv, args.predictions)
+    pairs = read_pairs(args.paths_csv, args.predictions)
+    patients = read_patients(args.case_table or args.paths_csv)
     sources = [path.read_text(encoding="utf-8") for path in args.tracked]
 
     def key(case_id: str) -> str:
@@ -99,9 +104,10 @@ def score_case(
         evaluate.refuse_other_grid(reference, predicted)
         if validate:
             evaluate.refuse_other_labels(reference, predicted, classes, ignored)
-        records = evaluate.evaluate(reference, predicted, classes, ignored, settings.preset)
-        if settings.lesions:
-            lesions = evaluate.lesion_rows(reference, predicted, classes, ignored, settings.preset)
+        maps = reference, predicted
+        records, lesions = evaluate.evaluate(
+            *maps, classes, ignored, settings.preset, settings.lesions
+        )
     except DataError as error:
         problem = str(error)
         grid = reference.geometry if reference else None
@@ -139,10 +145,8 @@ def ignored_by(fields: Any) -> int | None:
     return info.get("ignore_label") if isinstance(info, dict) else None
 
 
-def read_pairs(
-    table: Path, predictions: Path | None
-) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
-    """Mask and prediction of every case, in the order of the table, and their patients."""
+def read_pairs(table: Path, predictions: Path | None) -> dict[str, tuple[Path, Path]]:
+    """Mask and prediction of every case, in the order of the table."""
     rows = read_rows(table)
     needed = {"id", "mask"} | (set() if predictions else {"prediction"})
     if not rows or not needed <= rows[0].keys():
@@ -159,7 +163,7 @@ def read_pairs(
             raise DataError(f"{table}: expected {missing[0]} of {row['id']}, found none. Mend it.")
         prediction = predictions / f"{row['id']}.nii.gz" if predictions else row["prediction"]
         pairs[row["id"]] = (Path(row["mask"]), Path(prediction))
-    return pairs, {row["id"]: row["patient"] for row in rows if row.get("patient")}
+    return pairs
 
 
 if __name__ == "__main__":
