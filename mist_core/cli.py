@@ -7,6 +7,7 @@ failure goes into the job's manifest, later stages pass it on, and the run fails
 """
 
 import argparse
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -143,8 +144,16 @@ def alone(path: Path) -> Iterator[int]:
     kernel ends the wait however the other ends. Yields the descriptor of the lock, for processes
     that make ``path`` together.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as stream:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"{path}: expected a place to write to, found {error.strerror}. Choose another."
+        ) from error
+    if path.is_dir():
+        raise DataError(f"{path}: expected the name of a file, found a folder. Name a file in it.")
+    with lock as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -270,7 +279,7 @@ def _each(function: Callable[[str], Any], cases: Sequence[str], workers: int) ->
         return [function(case) for case in cases]
     # Forked processes have the function; sent through a pipe, it would have to be importable.
     with ProcessPoolExecutor(
-        workers, get_context("fork"), initializer=_inherited.append, initargs=(function,)
+        workers, get_context("fork"), initializer=_inherit, initargs=(function,)
     ) as pool:
         try:
             return list(pool.map(_call_inherited, cases))
@@ -281,7 +290,16 @@ def _each(function: Callable[[str], Any], cases: Sequence[str], workers: int) ->
             ) from None
 
 
+PR_SET_PDEATHSIG = 1  # of Linux's sys/prctl.h
 _inherited: list[Callable[[str], Any]] = []
+
+
+def _inherit(function: Callable[[str], Any]) -> None:
+    """Keep a function for later, and end with the process that wants its results (Linux only)."""
+    _inherited.append(function)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _call_inherited(case: str) -> Any:

@@ -599,6 +599,8 @@ def read_evaluated_classes(fields: Any, source: str) -> dict[str, EvaluatedClass
     """
     if isinstance(fields, dict) and isinstance(fields.get("evaluation"), dict):
         fields = fields["evaluation"]
+    if not isinstance(fields, dict):
+        raise DataError(f"{source}: expected classes by name, found {type(fields).__name__}.")
     try:
         return TypeAdapter(dict[str, EvaluatedClass]).validate_python(fields)
     except ValidationError as error:

@@ -9,7 +9,6 @@ marching cubes. Outside the image is background.
 from functools import cache
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from mist_core.geometry import Triple
@@ -83,6 +82,8 @@ def signed_distance_map(mask: Mask, normalize: bool) -> NDArray[np.float32]:
     if mask.all() or not mask.any():
         far = 1.0 if normalize else float(np.linalg.norm(mask.shape))
         return np.full(mask.shape, -far if mask.all() else far, np.float32)
+    import SimpleITK as sitk  # noqa: PLC0415 (metrics, which import this module, do without)
+
     image = sitk.GetImageFromArray(mask.view(np.uint8))
     settings = {"insideIsPositive": False, "squaredDistance": False, "useImageSpacing": False}
     distance = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, **settings))

@@ -50,7 +50,8 @@ class Record:
 def chosen_classes(classes: Classes, settings: Evaluate) -> dict[str, EvaluatedClass]:
     """The classes of an evaluation config, with what the settings say instead.
 
-    Raises DataError where two columns ``<class>_<metric>`` of the table would have one name.
+    Raises DataError for no class, and where two columns ``<class>_<metric>`` of the table would
+    have one name.
     """
     labels = {name: each.labels for name, each in classes.items()}
     if settings.classes != "auto":
@@ -62,6 +63,8 @@ def chosen_classes(classes: Classes, settings: Evaluate) -> dict[str, EvaluatedC
         else classes.get(name, EvaluatedClass(labels=members))
         for name, members in labels.items()
     }
+    if not chosen:
+        raise DataError("expected at least one class to score, found none. Add one.")
     columns = Counter(_column(name, m) for name, each in chosen.items() for m in each.metrics)
     raise_all(
         [
@@ -74,18 +77,14 @@ def chosen_classes(classes: Classes, settings: Evaluate) -> dict[str, EvaluatedC
     return chosen
 
 
-def refuse_other_labels(
-    reference: Volume, prediction: Volume, classes: Classes, ignore_label: int | None = None
-) -> None:
+def refuse_other_labels(volume: Volume, classes: Classes, ignore_label: int | None = None) -> None:
     """Raise DataError for label values that belong to no class: a sign of a wrong file."""
     known = {0}.union(*(each.labels for each in classes.values()))
-    for name, volume in (("reference", reference), ("prediction", prediction)):
-        also = {ignore_label} if name == "reference" else set()
-        if odd := sorted(set(np.unique(volume.array).tolist()) - known - also):
-            raise DataError(
-                f"{name}: expected labels among {sorted(known)}, found {odd}. Mend the label map, "
-                "or add the labels to a class."
-            )
+    if odd := sorted(set(np.unique(volume.array).tolist()) - known - {ignore_label}):
+        raise DataError(
+            f"expected labels among {sorted(known)}, found {odd}. Mend the label map, or add the "
+            "labels to a class."
+        )
 
 
 def refuse_other_grid(reference: Volume, prediction: Volume) -> None:

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 from signal import SIGKILL
 
 import pytest
@@ -192,6 +194,34 @@ def test_a_killed_worker_is_told_in_words(stage, monkeypatch):
     monkeypatch.setattr(stage, "compute", lambda case, folder: os.kill(os.getpid(), SIGKILL))
     with pytest.raises(DataError, match="found one killed, most often for want of memory"):
         stage.run("a", "b", workers=2)
+
+
+def test_workers_end_with_a_job_that_is_killed(tmp_path):
+    program = textwrap.dedent("""
+        import os, time
+        from pathlib import Path
+        from mist_core import cli
+
+        def compute(case, folder):
+            Path(f"{case}.pid").write_text(str(os.getpid()))
+            time.sleep(600)
+
+        work = cli.CaseWork(lambda case: [f"{case}.txt"], lambda case: "key", compute)
+        cli.do_cases(work, ["a", "b"], Path("made"), workers=2)
+    """)
+    job = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path)
+    wait_until(lambda: len([p for p in tmp_path.glob("*.pid") if p.read_text()]) == 2)
+    job.terminate()
+    job.wait(30)
+    for path in tmp_path.glob("*.pid"):
+        wait_until(lambda path=path: not Path(f"/proc/{path.read_text()}/stat").exists())
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_what_a_case_left_is_removed_when_it_failed_before(stage):

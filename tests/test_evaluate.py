@@ -235,7 +235,7 @@ def test_the_script_fails_by_naming_every_bad_case(tmp_path, pairs):
     done = run_script(tmp_path, pairs, ORGAN_DICE)
     assert done.returncode == 1
     assert "\nERROR: case b: " in "\n" + done.stderr
-    assert "\ncase c: expected the prediction on the grid of the reference (size" in done.stderr
+    assert f"\ncase c: {pairs['c'][1]}: expected the prediction on the grid of the" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -256,6 +256,51 @@ def test_a_case_without_a_prediction_counts_as_the_worst(tmp_path, pairs):
     assert status == {("b", "failed"), ("a", "ok"), ("c", "failed")}
     for row in read_rows(tmp_path / "results_summary.csv"):
         assert (row["n"], row["n_used"], row["n_failed"]) == ("3", "3", "2")
+
+
+def test_an_odd_label_of_the_reference_is_no_fault_of_the_prediction(tmp_path, pairs):
+    write_volume(pairs["a"][0], volume((1, 1, 1, 7)))
+    done = run_script(tmp_path, pairs, ORGAN_DICE, "--validate")
+    assert done.returncode == 1
+    assert f"case a: {pairs['a'][0]}: expected labels among [0, 1], found [7]" in done.stderr
+    assert "The case is not scored" in done.stderr
+    rows = {row["id"]: row for row in read_rows(tmp_path / "results.csv")}
+    assert rows["a"]["organ_dice"] == "nan"
+    assert not list(tmp_path.glob(".results_scores"))
+
+
+@pytest.mark.parametrize("config", [{}, {"evaluation": {}}])
+def test_a_config_without_classes_is_refused(tmp_path, pairs, config):
+    done = run_script(tmp_path, pairs, config)
+    assert done.returncode == 1
+    assert "expected at least one class to score, found none" in done.stderr
+    assert not list(tmp_path.glob("results*.csv"))
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("paths.csv", "expected a table of its own"),
+        ("eval.json", "expected a table of its own"),
+        ("folder", "expected the name of a file, found a folder"),
+        ("eval.json/results.csv", "expected a place to write to"),
+    ],
+)
+def test_a_table_that_cannot_be_written_is_refused_first(tmp_path, pairs, output, expected):
+    (tmp_path / "folder").mkdir()
+    done = run_script(tmp_path, pairs, ORGAN_DICE, "--output-csv", tmp_path / output)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "eval.json").read_text()) == ORGAN_DICE
+
+
+def test_a_case_table_without_a_case_is_refused(tmp_path, pairs):
+    table = tmp_path / "cases.csv"
+    table.write_text("id,Patient\na,P\n")
+    done = run_script(tmp_path, pairs, ORGAN_DICE, "--case-table", table)
+    assert done.returncode == 1
+    assert "cases.csv: expected a patient of every case, found none of a, b, c" in done.stderr
 
 
 def test_a_case_without_a_reference_has_no_score_and_is_counted(tmp_path, pairs):
@@ -449,7 +494,7 @@ def test_validation_finds_labels_of_no_class(tmp_path, pairs):
     assert run_script(tmp_path, pairs, ORGAN_DICE).returncode == 0
     done = run_script(tmp_path, pairs, ORGAN_DICE, "--validate")
     assert done.returncode == 1
-    assert "case a: prediction: expected labels among [0, 1], found [7]" in done.stderr
+    assert f"case a: {pairs['a'][1]}: expected labels among [0, 1], found [7]" in done.stderr
 
 
 def test_a_table_without_its_columns_is_refused(tmp_path, pairs):

@@ -79,8 +79,19 @@ def test_labels_with_gaps_are_scored_as_without(truth, pred):
     values = np.array([0, 3, 255])
     found = np.union1d(np.union1d(truth, pred), [0])
     if found.size == 3:
-        gaps = evaluate(values[truth], values[pred], "DSC", n_classes=3)
+        with pytest.warns(UserWarning, match=r"\[0, 3, 255\] are taken for all there are"):
+            gaps = evaluate(values[truth], values[pred], "DSC", n_classes=3)
         assert gaps.tolist() == evaluate(truth, pred, "DSC", n_classes=3).tolist()
+
+
+def test_named_labels_have_their_places_whichever_of_them_occur():
+    truth, pred = np.array([[0, 0, 4, 4]]), np.array([[0, 4, 4, 0]])
+    found = evaluate(truth, pred, "DSC", multi_class=True, labels=[0, 2, 4, 5])
+    assert found.tolist() == [0.5, 1, 0.5, 1]
+    with pytest.raises(ValueError, match=r"among \[0, 2, 5\], found \[4\]"):
+        evaluate(truth, pred, "DSC", multi_class=True, labels=[0, 2, 5])
+    with pytest.raises(ValueError, match="expected labels with 0 and others"):
+        evaluate(truth, pred, "DSC", labels=[4])
 
 
 def test_a_missed_structure_of_any_label_is_missed():

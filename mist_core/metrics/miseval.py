@@ -4,7 +4,8 @@ Names and calls are the same; values differ where miseval's are wrong: see docs/
 Distances are between voxel centres, in voxels unless a ``spacing`` in mm per axis is given.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ def evaluate(
     metric: str | Callable[..., Any],
     multi_class: bool = False,
     n_classes: int = 2,
+    labels: Sequence[int] | None = None,
     **options: Any,
 ) -> np.float64 | NDArray[np.float64]:
     """Score a 2-D or 3-D label map against the truth: one number, or one for each class.
@@ -30,13 +32,17 @@ def evaluate(
     ``metric`` is any name or alias of ``METRICS``, in any case, or a function
     ``metric(truth, pred, c=class, **options)``. Two classes without ``multi_class`` give the score
     of class 1; else there is an array with a score for each class, background first. Classes are
-    0 .. n_classes - 1 or, where labels have gaps, the n_classes labels that occur, in their order.
+    0 .. n_classes - 1, or the ``labels`` in their order, 0 among them, in place of ``n_classes``.
+    Where labels have gaps and are not given, they are the n_classes labels that occur, with a
+    warning: another pair, in which one of them is absent, could have other places for them.
+
     A last axis of length 1 is dropped. ``options`` are parameters of the metric. Raises ValueError
     for arrays, labels or options that do not fit.
     """
     truth, pred = label_map(truth), label_map(pred)
-    several = multi_class or n_classes > 2
-    classes = _classes(truth, pred, n_classes)[0 if several else 1 :]
+    of_all = _classes(truth, pred, n_classes) if labels is None else _given(truth, pred, labels)
+    several = multi_class or len(of_all) > 2
+    classes = of_all[0 if several else 1 :]
     if callable(metric):
         scores = [metric(truth, pred, c=c, **options) for c in classes]
     else:
@@ -70,14 +76,27 @@ def _scores(
 
 def _classes(truth: Array, pred: Array, n_classes: int) -> list[int]:
     found = _labels(truth, pred)
+    if n_classes < 2:
+        raise ValueError(f"expected n_classes of at least 2 with background, found {n_classes}")
     if found[0] >= 0 and found[-1] < n_classes:
         return list(range(n_classes))
     if len(found) == n_classes:
+        if n_classes > 2:
+            warnings.warn(f"labels {found} are taken for all there are: give labels=", stacklevel=3)
         return found
     raise ValueError(
         f"expected labels 0..{n_classes - 1} or {n_classes} different ones, background included, "
-        f"found {found}. Set n_classes."
+        f"found {found}. Give labels=, all that there may be."
     )
+
+
+def _given(truth: Array, pred: Array, labels: Sequence[int]) -> list[int]:
+    """The labels that the caller named."""
+    if 0 not in labels or len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(f"expected labels with 0 and others, each once, found {list(labels)}")
+    if odd := sorted(set(_labels(truth, pred)) - set(labels)):
+        raise ValueError(f"expected labels among {list(labels)}, found {odd}")
+    return [0, *(label for label in labels if label)]
 
 
 def _labels(truth: Array, pred: Array) -> list[int]:

@@ -75,8 +75,9 @@ class Number:
     def expected(self) -> str:
         """In words."""
         kind = "a whole number" if self.whole else "a number"
+        least = f" of at least {self.low:g}" if self.low > -float("inf") else ""
         most = f" and at most {self.high:g}" if self.high < float("inf") else ""
-        return " or ".join([f"{kind} of at least {self.low:g}{most}", *self.words])
+        return " or ".join([f"{kind}{least}{most}", *self.words])
 
     def fits(self, value: Any) -> bool:
         """Whether it may have this value."""
@@ -111,8 +112,9 @@ class Metric:
 
     def all_parameters(self) -> dict[str, Parameter]:
         """Its own, and those for empty masks."""
+        words = WORDS if self.worst == "diagonal" else WORDS[:-1]
         rules = {
-            name: Number(default, low=-float("inf"), words=WORDS)
+            name: Number(default, low=-float("inf"), words=words)
             for name, default in zip(EMPTY, self.empty, strict=True)
         }
         return {**self.parameters, **rules}

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mist_core.metrics.pairs import MaskPair, Status
 from mist_core.metrics.registry import Chosen, choose
 from mist_core.metrics.surfaces import Mask
@@ -36,6 +38,7 @@ def score(
     have them. By default a structure that is in neither mask is worth the best, one that is in only
     one of them the worst value. Raises ValueError for what does not fit.
     """
+    reference, prediction = np.asarray(reference), np.asarray(prediction)
     for mask in (reference, prediction):
         if mask.dtype != bool:
             raise ValueError(

@@ -109,7 +109,7 @@ def check_spacing(spacing_mm: Sequence[float], n_axes: int) -> None:
     spacing = np.asarray(spacing_mm, float)
     if spacing.shape != (n_axes,) or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise ValueError(
-            f"expected a spacing above 0 mm for each of {n_axes} axes, found {tuple(spacing_mm)}"
+            f"expected a spacing above 0 mm for each of {n_axes} axes, found {spacing_mm}"
         )
 
 

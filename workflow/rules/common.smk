@@ -694,6 +694,11 @@ def case_table(wildcards, input):
     return f"--case-table {shlex.quote(str(near(TABLE)))}" if TABLE else ""
 
 
+def patient_table(wildcards, input):
+    """The same where it names patients."""
+    return case_table(wildcards, input) if PATIENTS else ""
+
+
 def part_of(wildcards):
     """``test`` or ``train``: the folder in which the cases of a chunk lie."""
     return "test" if wildcards.chunk in TEST_CHUNKS else "train"

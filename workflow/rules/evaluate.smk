@@ -38,7 +38,7 @@ rule evaluate:
         predictions=folder_to_score,
         scores=subpath(output.results, parent=True),
         patients=all_patients,
-        case_table=case_table,
+        case_table=patient_table,
         tracked=tracked,
     shell:
         r"""
@@ -83,5 +83,5 @@ use rule evaluate as evaluate_strategy with:
         predictions=folder_to_score,
         scores=subpath(output.results, parent=True),
         patients=all_patients,
-        case_table=case_table,
+        case_table=patient_table,
         tracked=tracked,

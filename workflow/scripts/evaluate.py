@@ -6,9 +6,10 @@ defined, and NAME_summary.csv, with means and confidence intervals.
 
 import argparse
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mist_core import cli, evaluate
@@ -18,7 +19,10 @@ from mist_core.errors import DataError
 from mist_core.evaluate import Record
 from mist_core.files import read_json, read_rows, write_json, write_rows
 from mist_core.folds import read_patients
-from mist_core.io import Volume, read_labels
+from mist_core.io import read_labels
+
+WORST = "It counts with the worst values in the tables."
+NOT_SCORED = "The case is not scored: its values are NaN in the tables."
 
 
 def main() -> None:
@@ -50,17 +54,26 @@ def main() -> None:
     args = p.parse_args()
     asked = {"preset": args.preset, "lesions": args.lesions}
     settings = Evaluate(**args.settings | {name: value for name, value in asked.items() if value})
-    with TemporaryDirectory() as scratch, cli.alone(args.output_csv):
-        score_all(args, settings, args.scores or Path(scratch))
+    if args.output_csv in (args.config, args.paths_csv, args.case_table):
+        raise DataError(f"--output-csv: expected a table of its own, found {args.output_csv}.")
+    scores = args.scores or args.output_csv.with_name(f".{args.output_csv.stem}_scores")
+    with cli.alone(args.output_csv):
+        problems = score_all(args, settings, scores)
+    if not args.scores:  # kept until then, so that a run that was stopped goes on
+        shutil.rmtree(scores)
+    if problems:
+        raise DataError("\n".join(problems))
 
 
-def score_all(args: argparse.Namespace, settings: Evaluate, scores: Path) -> None:
-    """Score the cases that are not scored yet, then write the tables of all."""
+def score_all(args: argparse.Namespace, settings: Evaluate, scores: Path) -> list[str]:
+    """Score the cases that are not scored yet, write the tables of all, say what went wrong."""
     fields = read_json(args.config)
     ignored = ignored_by(fields)
     classes = evaluate.chosen_classes(read_evaluated_classes(fields, str(args.config)), settings)
     pairs = read_pairs(args.paths_csv, args.predictions)
-    patients = read_patients(args.case_table or args.paths_csv)
+    patients = read_patients(args.paths_csv)
+    if args.case_table:
+        patients = patients_of(args.case_table, pairs)
     sources = [path.read_text(encoding="utf-8") for path in args.tracked]
 
     def key(case_id: str) -> str:
@@ -81,9 +94,7 @@ def score_all(args: argparse.Namespace, settings: Evaluate, scores: Path) -> Non
         listed = [dict(zip(columns, (i, *paths), strict=True)) for i, paths in pairs.items()]
         write_rows(args.output_paths, columns, listed)
     write_tables(args.output_csv, found, patients, settings)
-    problems = [f"case {i}: {case['problem']}" for i, case in found.items() if case["problem"]]
-    if problems:
-        raise DataError("\n".join([*problems, "These count with the worst values in the tables."]))
+    return [f"case {i}: {case['problem']}" for i, case in found.items() if case["problem"]]
 
 
 def score_case(
@@ -94,25 +105,45 @@ def score_case(
     validate: bool,
     settings: Evaluate,
 ) -> dict[str, Any]:
-    """The records of a case, rows of its lesions, and what is wrong with its files."""
-    reference: Volume | None = None
-    lesions: evaluate.Rows = []
-    problem = ""
+    """The records of a case, rows of its lesions, and what is wrong with its files.
+
+    Without a prediction to score a case has the worst values; without a reference it has none.
+    """
     try:
         reference = read_labels(mask)
-        predicted = read_labels(prediction)
-        evaluate.refuse_other_grid(reference, predicted)
         if validate:
-            evaluate.refuse_other_labels(reference, predicted, classes, ignored)
-        maps = reference, predicted
-        records, lesions = evaluate.evaluate(
-            *maps, classes, ignored, settings.preset, settings.lesions
-        )
+            with naming(mask):
+                evaluate.refuse_other_labels(reference, classes, ignored)
     except DataError as error:
-        problem = str(error)
-        grid = reference.geometry if reference else None
-        records = evaluate.failed(classes, grid, settings.preset)
-    return {"records": [vars(r) for r in records], "lesions": lesions, "problem": problem}
+        records = evaluate.failed(classes, None, settings.preset)
+        return found_of(records, problem=f"{error} {NOT_SCORED}")
+    try:
+        predicted = read_labels(prediction)
+        with naming(prediction):
+            evaluate.refuse_other_grid(reference, predicted)
+            if validate:
+                evaluate.refuse_other_labels(predicted, classes)
+    except DataError as error:
+        records = evaluate.failed(classes, reference.geometry, settings.preset)
+        return found_of(records, problem=f"{error} {WORST}")
+    maps = reference, predicted
+    return found_of(*evaluate.evaluate(*maps, classes, ignored, settings.preset, settings.lesions))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of a file before what is said of it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def found_of(
+    records: Sequence[Record], lesions: evaluate.Rows | None = None, problem: str = ""
+) -> dict[str, Any]:
+    """What is kept of a case, as JSON."""
+    return {"records": [vars(r) for r in records], "lesions": lesions or [], "problem": problem}
 
 
 def write_tables(
@@ -164,6 +195,17 @@ def read_pairs(table: Path, predictions: Path | None) -> dict[str, tuple[Path, P
         prediction = predictions / f"{row['id']}.nii.gz" if predictions else row["prediction"]
         pairs[row["id"]] = (Path(row["mask"]), Path(prediction))
     return pairs
+
+
+def patients_of(table: Path, cases: Iterable[str]) -> dict[str, str]:
+    """The patient of every case, from a table that may have others, too."""
+    patients = read_patients(table)
+    if missing := sorted(set(cases) - patients.keys()):
+        raise DataError(
+            f"{table}: expected a patient of every case, found none of {', '.join(missing[:5])}"
+            f"{' and others' if len(missing) > 5 else ''}. Add them, or leave out --case-table."
+        )
+    return patients
 
 
 if __name__ == "__main__":
