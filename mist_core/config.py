@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mist_core.errors import in_words, raise_all
+from mist_core.errors import DataError, in_words, raise_all
 from mist_core.own import is_own
 from mist_core.topology import ARCHITECTURES, planned_as
 
