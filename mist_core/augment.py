@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from mist_core.config import Train
 from mist_core.device import to_device
 from mist_core.geometry import ANISOTROPY, Shape, Triple
-from mist_core.patches import X_AXIS, Batch, Piece, cut_out, stacked
+from mist_core.patches import Batch, Piece, cut_out, stacked
 from mist_core.plan import Plan
 from mist_core.regions import mirrored_classes
+from mist_core.sliding import X_AXIS
 
 Matrix = NDArray[np.float64]
 VOXELS = (1, 2, 3)  # axes of channels (N, Z, Y, X)

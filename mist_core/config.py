@@ -303,12 +303,21 @@ class Train(Section):
         return self.pretrained_weights.replace("{fold}", str(fold))
 
 
+Blending = Literal["gaussian", "constant"]
+Restore = Literal["probabilities", "labels"]
+
+
 class Predict(Section):
     """Label maps on the original grid of every case."""
 
     overlap: float = Field(0.5, ge=0, lt=1, description="of neighbouring windows, per axis")
     flips: bool = Field(True, description="average over all mirrored copies of train's mirror_axes")
     window_batch: int = Field(4, ge=1, description="windows that go through the network at once")
+    blending: Blending = Field("gaussian", description="of windows: their middle counts most")
+    restore: Restore = Field(
+        "probabilities",
+        description="what is brought to the original grid; labels: decided before, as MIST does",
+    )
 
 
 class Postprocess(Section):

@@ -1,23 +1,19 @@
-"""Pieces of volumes: random ones to train on, and a window that slides over a whole image."""
+"""Random pieces of volumes to train on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import combinations, pairwise, product, repeat
-from math import ceil
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from mist_core.geometry import Box, Shape
+from mist_core.geometry import Shape
 from mist_core.io import open_array
-
-X_AXIS = 2  # of Z, Y, X; arrays are in LPS, so it runs from right to left
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,87 +186,3 @@ def stacked(pieces: Sequence[Piece]) -> Batch:
 def draw_case(cases: Sequence[TrainingCase], generator: np.random.Generator) -> TrainingCase:
     """A random case: what is drawn first for an item."""
     return cases[int(generator.integers(len(cases)))]
-
-
-def sliding_window(
-    model: nn.Module,
-    image: Tensor,
-    patch_size: Shape,
-    *,
-    overlap: float,
-    flip_axes: tuple[int, ...] = (),
-    mirrored: tuple[int, ...] = (),
-    batch_size: int = 1,
-) -> Tensor:
-    """Logits (K, Z, Y, X) of an image (C, Z, Y, X), from overlapping windows.
-
-    Windows are spread evenly and weighted by a Gaussian, since a network knows less at the border
-    of its patch. Every window is also shown mirrored along each combination of ``flip_axes`` (of
-    Z, Y, X = 0, 1, 2) and the logits averaged, those mirrored along x with outputs in the order of
-    ``mirrored``. A smaller image is padded with zeros on both sides.
-    """
-    size = image.shape[1:]
-    margins = [max(p - n, 0) for p, n in zip(patch_size, size, strict=True)]
-    before = [m // 2 for m in margins]
-    padding = [v for m, b in zip(margins[::-1], before[::-1], strict=True) for v in (b, m - b)]
-    image = F.pad(image, padding)
-    weight = gaussian_weight(patch_size).to(image.device)
-    total: Tensor | None = None
-    weights = torch.zeros(image.shape[1:], device=image.device)
-
-    boxes = list(windows(tuple(image.shape[1:]), patch_size, overlap))  # type: ignore[arg-type]
-    for first in range(0, len(boxes), batch_size):
-        chunk = boxes[first : first + batch_size]
-        batch = torch.stack([image[(slice(None), *box)] for box in chunk])
-        logits = flipped_mean(model, batch, flip_axes, mirrored)
-        if total is None:
-            total = torch.zeros((logits.shape[1], *image.shape[1:]), device=image.device)
-        for box, window in zip(chunk, logits, strict=True):
-            total[(slice(None), *box)] += window * weight
-            weights[box] += weight
-    assert total is not None
-    total /= weights
-    inner = tuple(slice(b, b + n) for b, n in zip(before, size, strict=True))
-    return total[(slice(None), *inner)]
-
-
-def flipped_mean(
-    model: nn.Module, batch: Tensor, flip_axes: tuple[int, ...], mirrored: tuple[int, ...] = ()
-) -> Tensor:
-    """Mean logits (B, K, Z, Y, X), float32, over all combinations of mirrored axes.
-
-    ``mirrored`` says for each output which one it is where left and right change places; empty:
-    itself.
-    """
-    combos = [c for n in range(len(flip_axes) + 1) for c in combinations(flip_axes, n)]
-    total = torch.zeros(())
-    for combo in combos:
-        axes = [axis + 2 for axis in combo]
-        logits = model(batch.flip(axes) if axes else batch)[0].float()
-        logits = logits.flip(axes) if axes else logits
-        if mirrored and X_AXIS in combo:
-            logits = logits[:, list(mirrored)]
-        total = total.to(logits.device) + logits
-    return total / len(combos)
-
-
-def windows(size: Shape, patch_size: Shape, overlap: float) -> Iterator[Box]:
-    """Boxes of ``patch_size`` that cover an image at least as large, evenly spread on each axis."""
-    starts = []
-    for n, patch in zip(size, patch_size, strict=True):
-        count = ceil((n - patch) / (patch * (1 - overlap))) + 1
-        last = n - patch
-        starts.append([round(i * last / max(count - 1, 1)) for i in range(count)])
-    for z, y, x in product(*starts):
-        dz, dy, dx = patch_size
-        yield slice(z, z + dz), slice(y, y + dy), slice(x, x + dx)
-
-
-def gaussian_weight(patch_size: Shape) -> Tensor:
-    """Weight (Z, Y, X) of a window's voxels: a Gaussian of an eighth of the patch, never zero."""
-    axes = []
-    for n in patch_size:
-        offset = torch.arange(n) - (n - 1) / 2
-        axes.append(torch.exp(-0.5 * (offset / (n / 8)) ** 2))
-    weight = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    return (weight / weight.max()).clamp(min=1e-4)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mist_core import sliding
 from mist_core.augment import mirror_axes
 from mist_core.config import Predict, Train
-from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision
+from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision, tune
 from mist_core.files import read_json
 from mist_core.geometry import Origin
 from mist_core.io import Volume, open_array
-from mist_core.labels import smallest_uint, to_values
 from mist_core.modelfile import read_model_file, unreadable
 from mist_core.models import for_plan
-from mist_core.patches import sliding_window
 from mist_core.plan import Plan
 from mist_core.regions import membership, mirrored_classes, mirrored_regions
-from mist_core.resample import strongest_class
+from mist_core.restore import restore
+from mist_core.sliding import Cell, WindowGrid, flipped_mean
+
+LARGEST_SUMS = 2 << 30  # bytes of the cells that are begun, as float32; else they are float16
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,48 +62,81 @@ def predict_case(
 
 
 @enough_memory("Lower predict.window_batch, or use a machine with more.")
+@torch.inference_mode()
 def predict_array(
     models: Sequence[TrainedModel],
-    image: NDArray[np.float32],
+    image: NDArray[np.floating],
     origin: Origin,
     settings: Predict,
 ) -> Volume:
     """The label map of a preprocessed image (C, Z, Y, X) on the grid that it came from."""
     device = best_device()
+    tune(device)
     amp = models[0].train.amp
     # Float16 is for GPUs: on a CPU it takes many times as long.
     half = half_precision("auto" if device.type == "cpu" and amp == "float16" else amp, device)
-    logits = predict(models, image, settings, device, half)
-    return restore(logits, origin, models[0].plan.dataset_info.labels)
+    cells = predict_cells(models, image, settings, device, half)
+    labels = models[0].plan.dataset_info.labels
+    return restore(cells, origin, labels, settings.restore)
 
 
-def predict(
+def predict_cells(
     models: Sequence[TrainedModel],
-    image: NDArray[np.float32],
+    image: NDArray[np.floating],
     settings: Predict,
     device: torch.device,
     half: torch.dtype | None,
+) -> Iterator[Cell]:
+    """Mean logits of the labels, of models for an image (C, Z, Y, X), cell by cell (sliding.py).
+
+    Where no window was shown, because there is nothing, they are those of background.
+    """
+    if not models:
+        raise ValueError("expected at least one model")
+    plan = models[0].plan
+    z, y, x = image.shape[1:]
+    grid = WindowGrid.over((z, y, x), plan.patch_size, settings.overlap)
+    network = partial(mean_logits, models, settings.flips, half)
+    for cell in sliding.cells(
+        network,
+        image,
+        grid,
+        device=device,
+        batch_size=settings.window_batch,
+        blending=settings.blending,
+        dtype=type_of_sums(grid, len(plan.dataset_info.labels)),
+        skip_empty=True,
+    ):
+        if cell.logits is not None:
+            cell.logits[0].masked_fill_(cell.logits[0] == -torch.inf, 0)
+        yield cell
+
+
+def type_of_sums(grid: WindowGrid, n_classes: int) -> torch.dtype:
+    """Float32, or float16 where the cells that are begun would take too much memory."""
+    _, y, x = (max(n, p) for n, p in zip(grid.size, grid.patch_size, strict=True))
+    begun = n_classes * grid.patch_size[0] * y * x * 4
+    return torch.float16 if begun > LARGEST_SUMS else torch.float32
+
+
+def mean_logits(
+    models: Sequence[TrainedModel], flips: bool, half: torch.dtype | None, batch: Tensor
 ) -> Tensor:
-    """Mean logits (K, Z, Y, X) of the labels, float32, of models for an image (C, Z, Y, X)."""
-    tensor = torch.tensor(image, device=device, dtype=torch.float32)
+    """Logits (B, K, Z, Y, X) of the labels for windows (B, C, Z, Y, X), averaged over models and
+    mirrored copies.
+    """
     total: Tensor | None = None
-    with torch.inference_mode(), torch.autocast(device.type, half, enabled=half is not None):
-        for model in models:
-            logits = sliding_window(
-                model.network,
-                tensor,
-                model.plan.patch_size,
-                overlap=settings.overlap,
-                flip_axes=mirror_axes(model.train) if settings.flips else (),
-                mirrored=mirrored_outputs(model),
-                batch_size=settings.window_batch,
-            )
-            if model.train.regions:
-                logits = of_labels(logits, model.plan)
-            total = logits if total is None else total.add_(logits)
-        if total is None:
-            raise ValueError("expected at least one model")
-        return total.div_(len(models))
+    for model in models:
+        with torch.autocast(batch.device.type, half, enabled=half is not None):
+            axes = mirror_axes(model.train) if flips else ()
+            logits = flipped_mean(model.network, batch, axes, mirrored_outputs(model))
+        if model.train.regions:
+            logits = of_labels(logits, model.plan)
+        if len(models) == 1:
+            return logits
+        total = logits.float() if total is None else total.add_(logits)
+    assert total is not None
+    return total.div_(len(models))
 
 
 def mirrored_outputs(model: TrainedModel) -> tuple[int, ...]:
@@ -114,32 +150,12 @@ def mirrored_outputs(model: TrainedModel) -> tuple[int, ...]:
 
 
 def of_labels(logits: Tensor, plan: Plan) -> Tensor:
-    """Logits (K, Z, Y, X) of the labels, from those (R, Z, Y, X) of the regions.
+    """Logits (B, K, Z, Y, X) of the labels, float32, from those (B, R, Z, Y, X) of the regions.
 
     With regions that are independent of each other, the probability of a label is the product of
     those of its regions and of the complements of the others. Its logarithm is the sum of the
     logits of its regions, but for what all labels have in common.
     """
     table = membership(plan.dataset_info.labels, plan.regions)
-    # Sums and no matrix product, which autocast would compute in half precision.
-    return torch.stack([logits[torch.from_numpy(of_label)].sum(0) for of_label in table.T])
-
-
-@torch.inference_mode()
-def restore(logits: Tensor, origin: Origin, labels: Sequence[int]) -> Volume:
-    """Label values on the original grid.
-
-    Probabilities are interpolated and the strongest class taken there: deciding on the training
-    grid first would lose up to half a voxel at every border. Outside the part that was kept is
-    background.
-    """
-    probabilities = logits.softmax(dim=0)
-
-    def maps() -> Iterator[NDArray[np.float32]]:
-        for values in probabilities:
-            yield values.cpu().numpy()
-
-    kept = origin.original.cropped(origin.box)
-    indices = np.zeros(origin.original.shape, smallest_uint(len(labels)))
-    indices[origin.box] = strongest_class(maps(), origin.training, kept, indices.dtype)
-    return Volume(to_values(indices, labels), origin.original)
+    regions = logits.float()
+    return torch.stack([regions[:, torch.from_numpy(of_label)].sum(1) for of_label in table.T], 1)

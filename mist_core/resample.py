@@ -8,7 +8,7 @@ goes axis by axis: a matrix for each, whose rows are the weights of the old voxe
 are what computers do best, and a cubic spline needs 3 x 4 instead of 4 x 4 x 4 weights.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def resample_image(volume: Volume, grid: Geometry) -> Volume:
     Splines ring at edges: a step of 0 to 1000 would give -85 to 1100. Where the voxel is more than
     three times longer than wide, its long axis is resampled by nearest neighbour.
     """
-    if _same_grid(volume.geometry, grid):
+    if same_grid(volume.geometry, grid):
         return volume
     low, high = volume.array.min(), volume.array.max()
     order, matrices = _matrices(volume.geometry, grid, cubic)
@@ -54,7 +54,7 @@ def resample_labels(volume: Volume, grid: Geometry) -> Volume:
     interpolated in its own box only, and background is what the others leave, so time and memory
     hardly grow with the number of classes.
     """
-    if _same_grid(volume.geometry, grid):
+    if same_grid(volume.geometry, grid):
         return volume
     order, matrices = _matrices(volume.geometry, grid, linear)
     indices = volume.array.transpose(order)
@@ -73,28 +73,6 @@ def resample_labels(volume: Volume, grid: Geometry) -> Volume:
         best[reached][better] = share[better]
     winner[background >= best] = 0
     return Volume(winner, grid)
-
-
-def strongest_class(
-    maps: Iterable[NDArray[np.float32]],
-    source: Geometry,
-    grid: Geometry,
-    dtype: np.dtype[np.unsignedinteger] | type[np.unsignedinteger],
-) -> NDArray[np.unsignedinteger]:
-    """Index of the largest of several maps after linear interpolation onto ``grid``.
-
-    Maps are taken one by one, so memory does not grow with their number. Ties go to the first.
-    """
-    best = np.full(grid.shape, -np.inf, np.float32)
-    winner = np.zeros(grid.shape, dtype)
-    same = _same_grid(source, grid)
-    order, matrices = _matrices(source, grid, linear, long_axis=False)
-    for index, values in enumerate(maps):
-        here = values if same else _applied(values.transpose(order), matrices)
-        better = here > best
-        winner[better] = index
-        best[better] = here[better]
-    return winner
 
 
 def nearest(positions: NDArray[np.float64], n: int) -> Matrix:
@@ -139,17 +117,17 @@ def _bump(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.maximum(2 - d, 0) ** 3 / 6)
 
 
-def _same_grid(first: Geometry, second: Geometry) -> bool:
+def same_grid(first: Geometry, second: Geometry) -> bool:
+    """Whether nothing is to be done to go from one to the other."""
     return first.matches(second, tolerance=1e-4)
 
 
-def _matrices(
-    source: Geometry,
-    grid: Geometry,
-    kind: Callable[[NDArray[np.float64], int], Matrix],
-    long_axis: bool = True,
-) -> tuple[list[int], list[Matrix]]:
-    """The source axis for each axis of the grid, and the weights along it."""
+def positions_in(source: Geometry, grid: Geometry) -> tuple[list[int], list[NDArray[np.float64]]]:
+    """Where the voxels of a grid lie in another: the source axis for each axis of the grid, and the
+    places of its voxels along that, in voxels of the source; beyond its ends, at them.
+
+    Raises ValueError where axes are not parallel.
+    """
     scale = np.asarray(source.spacing)[:, None]
     # A voxel (k, l, m) of the grid lies at voxel ``start + turn @ (k, l, m)`` of the source.
     turn = source.direction.T @ (grid.direction * grid.spacing) / scale
@@ -159,14 +137,24 @@ def _matrices(
     rest[order, range(3)] = 0
     if sorted(order) != [0, 1, 2] or abs(rest).max() > PARALLEL:
         raise ValueError(f"expected grids with parallel axes, got {source} and {grid}")
-    is_long = long_axis and max(source.spacing) / min(source.spacing) > ANISOTROPY
-    matrices = []
+    positions = []
     for axis, from_axis in enumerate(order):
-        n = source.shape[from_axis]
-        positions = start[from_axis] + turn[from_axis, axis] * np.arange(grid.shape[axis])
-        positions = positions.round(6).clip(0, n - 1)  # headers are good to less than that
+        along = start[from_axis] + turn[from_axis, axis] * np.arange(grid.shape[axis])
+        # Headers are good to less than that.
+        positions.append(along.round(6).clip(0, source.shape[from_axis] - 1))
+    return order, positions
+
+
+def _matrices(
+    source: Geometry, grid: Geometry, kind: Callable[[NDArray[np.float64], int], Matrix]
+) -> tuple[list[int], list[Matrix]]:
+    """The source axis for each axis of the grid, and the weights along it."""
+    order, positions = positions_in(source, grid)
+    is_long = max(source.spacing) / min(source.spacing) > ANISOTROPY
+    matrices = []
+    for along, from_axis in zip(positions, order, strict=True):
         across = is_long and source.spacing[from_axis] == max(source.spacing)
-        matrices.append((nearest if across else kind)(positions, n))
+        matrices.append((nearest if across else kind)(along, source.shape[from_axis]))
     return order, matrices
 
 

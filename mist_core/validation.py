@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from mist_core.config import Train
 from mist_core.device import enough_memory, half_precision
 from mist_core.parallel import Part
-from mist_core.patches import TrainingCase, sliding_window, windows
+from mist_core.patches import TrainingCase
 from mist_core.pictures import Picture, colour_of, fullest_slice, slice_picture, tile
 from mist_core.plan import Plan
+from mist_core.sliding import WindowGrid, sliding_window
 
 SHARE = 0.05  # of the work of an epoch: half of what the time may be, which follows the work
 LOOKS = 20  # at least so many in a run, if need be at fewer cases
@@ -78,8 +79,8 @@ def validation_of(
 
 def n_windows(case: TrainingCase, plan: Plan) -> int:
     """How many windows cover a case."""
-    padded = tuple(max(n, p) for n, p in zip(case.labels.shape, plan.patch_size, strict=True))
-    return sum(1 for _ in windows(padded, plan.patch_size, OVERLAP))
+    z, y, x = case.labels.shape
+    return len(WindowGrid.over((z, y, x), plan.patch_size, OVERLAP).windows())
 
 
 @enough_memory("Set train.validate_every to 0: validation takes whole volumes.")
@@ -119,11 +120,15 @@ def regions_of(
     """What is there and what the network finds of each final class, (Z, Y, X) each, on the training
     grid; nothing where voxels are to be ignored.
     """
-    image = torch.tensor(np.asarray(case.image), device=device, dtype=torch.float32)
     half = half_precision(settings.amp, device)
     with torch.autocast(device.type, half, enabled=half is not None):
         logits = sliding_window(
-            network, image, plan.patch_size, overlap=OVERLAP, batch_size=WINDOW_BATCH
+            network,
+            case.image,
+            plan.patch_size,
+            overlap=OVERLAP,
+            device=device,
+            batch_size=WINDOW_BATCH,
         )
     labels = torch.tensor(np.asarray(case.labels).astype(np.int64), device=device)
     values = plan.dataset_info.labels

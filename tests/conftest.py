@@ -103,3 +103,19 @@ def stored(folder, case_id, images, mask):
         write_volume(path, image)
     write_volume(folder / case_id / "mask.nii.gz", mask)
     return Case(case_id, paths, folder / case_id / "mask.nii.gz")
+
+
+def one_cell(logits):
+    """Logits (K, Z, Y, X) of a whole image, as windows that slid over it would give them."""
+    from mist_core.sliding import Cell  # noqa: PLC0415 (most tests need no torch)
+
+    box = tuple(slice(0, n) for n in logits.shape[1:])
+    return [Cell(box, box, logits)]
+
+
+def certain(indices, n_classes):
+    """Those of a network that has no doubt: one-hot probabilities of class indices (Z, Y, X)."""
+    import torch  # noqa: PLC0415
+
+    classes = torch.arange(n_classes).reshape(-1, 1, 1, 1)
+    return one_cell((torch.from_numpy(indices.astype(np.int64)) == classes).float().log())

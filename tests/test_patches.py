@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import grid
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from mist_core.config import Preprocess
 from mist_core.io import Volume
@@ -17,49 +16,13 @@ from mist_core.patches import (
     cut_out,
     draw_piece,
     draw_pieces,
-    flipped_mean,
-    gaussian_weight,
     open_case,
-    sliding_window,
     stacked,
-    windows,
 )
 from mist_core.plan import parse_plan
 from mist_core.preprocess import preprocess, write
 
 LABELS = (0, 1, 2, 4)
-
-
-class Pointwise(nn.Module):
-    """A network that looks at one voxel only, so that windows cannot change its answer."""
-
-    def forward(self, x):
-        return (torch.cat([2 * x[:, :1] - 1, x.sum(1, keepdim=True).square()], dim=1),)
-
-
-class Ramp(nn.Module):
-    """A network that knows where in its window it is: it multiplies by z - 1, 2 y or 3 x + 5."""
-
-    def forward(self, x):
-        z, y, x_ = (torch.arange(n).float() for n in x.shape[2:])
-        ramps = (z[:, None, None] - 1, 2 * y[:, None], 3 * x_ + 5)
-        return (torch.cat([x[:, :1] * ramp for ramp in ramps], dim=1),)
-
-
-class Near(nn.Module):
-    """A convolution: what it says of a voxel depends on what the window shows around it."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv3d(2, 3, 5, padding=2)
-
-    def forward(self, x):
-        return (self.conv(x),)
-
-
-def picture(size, channels=2, seed=0):
-    return torch.randn((channels, *size), generator=torch.Generator().manual_seed(seed))
 
 
 def training_case(labels, image=None):
@@ -264,163 +227,3 @@ def test_all_cases_are_drawn():
     images, *_ = draw_batch(cases(), range(100), (2, 2, 2), 0.5, (0,))
     share = (images.amax((1, 2, 3, 4)) > 5).float().mean().item()
     assert share == pytest.approx(0.5, abs=0.2)
-
-
-def test_windows_by_hand():
-    found = [(z.start, y.start, x.start) for z, y, x in windows((4, 10, 11), (4, 4, 8), 0.5)]
-    assert found == [(0, y, x) for y in (0, 2, 4, 6) for x in (0, 3)]
-
-
-@given(
-    st.tuples(*[st.integers(1, 12)] * 3),
-    st.tuples(*[st.integers(0, 20)] * 3),
-    st.sampled_from([0.0, 0.25, 0.5, 0.75]),
-)
-def test_windows_cover_all_and_overlap_as_asked(patch_size, more, overlap):
-    size = tuple(p + m for p, m in zip(patch_size, more, strict=True))
-    covered = np.zeros(size, int)
-    boxes = list(windows(size, patch_size, overlap))
-    for box in boxes:
-        covered[box] += 1
-        assert covered[box].shape == patch_size
-    assert covered.min() >= 1
-    for axis in range(3):
-        starts = sorted({box[axis].start for box in boxes})
-        assert max(np.diff(starts), default=0) <= np.ceil(patch_size[axis] * (1 - overlap))
-
-
-def test_the_weight_of_a_window_is_a_gaussian_of_an_eighth_of_it():
-    weight = gaussian_weight((9, 9, 17))
-    assert weight[4, 4, 8] == weight.max() == 1
-    assert weight[4, 4, 12].item() == pytest.approx(np.exp(-0.5 * (4 / (17 / 8)) ** 2))
-    assert weight[2, 3, 8].item() == pytest.approx(np.exp(-0.5 * (4 + 1) / (9 / 8) ** 2))
-    assert weight.min() > 0
-    assert torch.equal(weight, weight.flip((0, 1, 2)))
-
-
-def test_the_weight_of_a_window_is_that_of_monai():
-    utils = pytest.importorskip("monai.data.utils")
-    for patch_size in ((8, 8, 8), (9, 12, 15)):
-        there = utils.compute_importance_map(patch_size, mode="gaussian", sigma_scale=0.125)
-        there = (there / there.max()).squeeze()
-        here = gaussian_weight(patch_size)
-        away = there > 2e-3  # below, both are clamped, to different values
-        torch.testing.assert_close(here[away], there[away])
-
-
-@settings(max_examples=30)
-@given(
-    st.tuples(*[st.integers(1, 14)] * 3),
-    st.tuples(*[st.integers(1, 9)] * 3),
-    st.sampled_from([0.0, 0.5]),
-    st.integers(1, 5),
-    st.sampled_from([(), (0,), (0, 1, 2)]),
-)
-def test_a_pointwise_network_gives_its_answer_whatever_the_windows(
-    size, patch_size, overlap, batch_size, axes
-):
-    image = picture(size)
-    options = {"overlap": overlap, "flip_axes": axes, "batch_size": batch_size}
-    found = sliding_window(Pointwise(), image, patch_size, **options)
-    torch.testing.assert_close(found, Pointwise()(image[None])[0][0], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_windows_are_blended_by_weight(axis):
-    size = [1, 1, 1]
-    size[axis] = 5
-    patch_size = tuple(4 if n == 5 else 1 for n in size)
-    found = sliding_window(Ramp(), torch.ones((1, *size)), patch_size, overlap=0.5)[axis].flatten()
-    ramp = torch.arange(4.0) * (1, 2, 3)[axis] + (-1, 0, 5)[axis]
-    weight = gaussian_weight(patch_size).flatten()
-    total = torch.zeros(5)
-    total[:4] += ramp * weight
-    total[1:] += ramp * weight
-    torch.testing.assert_close(found[[0, 4]], ramp[[0, 3]])
-    both = weight[1:] + weight[:3]
-    torch.testing.assert_close(found[1:4], total[1:4] / both)
-
-
-def test_windows_are_blended_as_monai_does_it():
-    inferers = pytest.importorskip("monai.inferers")
-    model, image, patch_size = Near().eval(), picture((12, 16, 8)), (8, 8, 8)
-    with torch.inference_mode():
-        there = inferers.sliding_window_inference(
-            image[None],
-            patch_size,
-            3,
-            lambda x: model(x)[0],
-            overlap=0.5,
-            roi_weight_map=gaussian_weight(patch_size),
-        )[0]
-        here = sliding_window(model, image, patch_size, overlap=0.5, batch_size=3)
-    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
-
-
-def test_a_smaller_image_is_shown_with_zeros_on_both_sides():
-    found = sliding_window(Ramp(), torch.ones((1, 1, 1, 3)), (1, 1, 6), overlap=0.5)
-    # Three voxels of padding: one before, two behind.
-    assert found[2].flatten().tolist() == pytest.approx([8, 11, 14])
-
-
-def test_mirrored_windows_are_averaged():
-    image = torch.ones((1, 1, 1, 1, 5))
-    plain = flipped_mean(Ramp(), image, ())[0, 2].flatten()
-    assert plain.tolist() == [5, 8, 11, 14, 17]
-    assert flipped_mean(Ramp(), image, (2,))[0, 2].flatten().tolist() == [11] * 5
-    assert flipped_mean(Ramp(), image, (0, 1))[0, 2].flatten().tolist() == plain.tolist()
-
-
-def test_outputs_change_places_where_left_and_right_do():
-    ramps = torch.tensor([[5.0, 8, 11], [7, 9, 20]])
-
-    class Halves(nn.Module):
-        def forward(self, x):
-            return (ramps[None, :, None, None],)
-
-    image = torch.ones((1, 1, 1, 1, 3))
-    found = flipped_mean(Halves(), image, (2,), mirrored=(1, 0))[0, :, 0, 0]
-    assert found.tolist() == [[12.5, 8.5, 9], [9, 8.5, 12.5]]
-    found = flipped_mean(Halves(), image, (1,), mirrored=(1, 0))[0, :, 0, 0]
-    assert found.tolist() == ramps.tolist()
-
-
-def test_every_combination_of_axes_is_shown_once():
-    seen = []
-
-    class Seen(nn.Module):
-        def forward(self, x):
-            seen.append(tuple(x.flatten().tolist()))
-            return (x,)
-
-    image = torch.arange(8.0).reshape(1, 1, 2, 2, 2)
-    torch.testing.assert_close(flipped_mean(Seen(), image, (0, 1, 2)), image)
-    assert len(seen) == len(set(seen)) == 8
-
-
-def test_only_the_finest_head_counts():
-    class Heads(nn.Module):
-        def forward(self, x):
-            return (x, x[..., ::2, ::2, ::2] + 1)
-
-    image = picture((4, 4, 4))
-    torch.testing.assert_close(sliding_window(Heads(), image, (4, 4, 4), overlap=0.5), image)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
-def test_how_many_windows_go_together_is_of_no_account(batch_size):
-    model, image = Near(), picture((9, 12, 10))
-    with torch.inference_mode():
-        one = sliding_window(model, image, (4, 6, 5), overlap=0.5)
-        many = sliding_window(model, image, (4, 6, 5), overlap=0.5, batch_size=batch_size)
-    torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-5)
-
-
-def test_logits_in_half_precision_are_summed_in_full():
-    class Half(nn.Module):
-        def forward(self, x):
-            return (x.to(torch.bfloat16),)
-
-    found = sliding_window(Half(), torch.ones((1, 8, 8, 8)), (4, 4, 4), overlap=0.5)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, torch.ones((1, 8, 8, 8)))

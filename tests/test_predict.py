@@ -7,20 +7,22 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, ball, geometries, grid
+from conftest import ROOT, ball, certain, geometries, grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from mist_core.config import Predict, Preprocess, Train
 from mist_core.errors import DataError
-from mist_core.geometry import Geometry, Origin
+from mist_core.geometry import Geometry
 from mist_core.io import Volume, read_labels
 from mist_core.metrics import score
 from mist_core.models import for_plan
 from mist_core.plan import parse_plan
-from mist_core.predict import TrainedModel, load_model, predict, predict_case, restore
+from mist_core.predict import TrainedModel, load_model, predict_case, predict_cells
 from mist_core.preprocess import preprocess, write
+from mist_core.restore import restore
+from mist_core.sliding import without_halo
 from mist_core.train import save_model
 
 CPU = torch.device("cpu")
@@ -54,12 +56,6 @@ def native_spacing(geometry):
     return geometry.moved_axes(*geometry.to_lps()).spacing
 
 
-def sure_logits(indices, classes):
-    """Logits of a network that is sure of every voxel."""
-    onehot = nn.functional.one_hot(torch.from_numpy(indices.astype(np.int64)), classes)
-    return onehot.movedim(-1, 0).float() * 10
-
-
 def random_labels(shape, labels, seed=0):
     return np.random.default_rng(seed).choice(np.array(labels, np.uint16), shape)
 
@@ -69,7 +65,7 @@ def there_and_back(mask, plan):
     image = Volume((mask.array > 0).astype(np.float32) * 100, mask.geometry)
     done = preprocess([image], mask, plan)
     labels = plan.dataset_info.labels
-    return restore(sure_logits(done.labels, len(labels)), done.origin, labels)
+    return restore(certain(done.labels, len(labels)), done.origin, labels)
 
 
 @settings(max_examples=25)
@@ -117,15 +113,6 @@ def test_a_ball_comes_back_from_another_spacing(spacing):
     assert score(*masks, (1.0, 1.0, 1.0), ["dice"])["dice"] > 0.95
 
 
-def test_probabilities_are_interpolated_before_the_decision():
-    original = grid((4, 1, 1))
-    box = (slice(0, 4), slice(0, 1), slice(0, 1))
-    origin = Origin(original, box, original.with_spacing((2.0, 1.0, 1.0)))
-    share = torch.tensor([0.9, 0.45]).reshape(2, 1, 1)  # at the voxels: 0.9, 0.79, 0.56, 0.45
-    logits = torch.stack([torch.log(1 - share), torch.log(share)])
-    assert restore(logits, origin, (0, 3)).array.ravel().tolist() == [3, 3, 3, 0]
-
-
 class Shift(nn.Module):
     """Two classes: zero, and the image plus a constant plus a slope along x of the window."""
 
@@ -144,7 +131,13 @@ def model_of(network, **train):
 
 def logits_of(models, flips, image=None):
     image = np.random.default_rng(0).normal(size=(1, 8, 8, 8)) if image is None else image
-    return predict(models, image.astype(np.float32), Predict(flips=flips), CPU, half=None)
+    settings = Predict(flips=flips)
+    found = torch.full(
+        (len(models[0].plan.dataset_info.labels) if models else 0, *image.shape[1:]), torch.nan
+    )
+    for cell in predict_cells(models, image.astype(np.float32), settings, CPU, half=None):
+        found[(slice(None), *cell.box)] = cell.logits[(slice(None), *without_halo(cell))]
+    return found
 
 
 def test_several_models_are_averaged():

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, ball, geometries, grid
+from conftest import ROOT, ball, certain, geometries, grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
@@ -20,7 +20,7 @@ from mist_core.io import Volume
 from mist_core.labels import sample_coordinates
 from mist_core.plan import parse_plan
 from mist_core.preprocess import preprocess, write
-from mist_core.resample import strongest_class
+from mist_core.restore import restore
 
 LABELS = (0, 1, 2, 4)
 CT = {"window_min": -1000.0, "window_max": 1000.0, "z_score_mean": 100.0, "z_score_std": 50.0}
@@ -179,12 +179,8 @@ def test_native_axes_do_not_matter(move):
 def there_and_back(image, mask, plan):
     """The label map after preprocessing and the way back, by way of one-hot probabilities."""
     done = preprocess([image], mask, plan)
-    maps = [(done.labels == k).astype(np.float32) for k in range(len(LABELS))]
     origin = Origin.from_json(json.loads(json.dumps(done.origin.to_json())))
-    kept = origin.original.cropped(origin.box)
-    back = np.zeros(origin.original.shape, np.uint8)
-    back[origin.box] = strongest_class(iter(maps), origin.training, kept, np.uint8)
-    return np.array(LABELS)[back]
+    return restore(certain(done.labels, len(LABELS)), origin, LABELS).array
 
 
 @settings(max_examples=60)

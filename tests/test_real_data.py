@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, certain
 from scipy.ndimage import distance_transform_edt
 
 from mist_core.files import read_json, read_rows, write_json, write_rows
@@ -17,7 +17,7 @@ from mist_core.geometry import Origin
 from mist_core.io import Volume, read_geometry, read_labels
 from mist_core.plan import parse_plan
 from mist_core.preprocess import preprocess
-from mist_core.resample import strongest_class
+from mist_core.restore import restore
 
 BIN = Path(sys.executable).parent
 
@@ -51,11 +51,8 @@ def plan_of(labels, spacing):
 
 def back_from(done, labels):
     """Label values on the scanner's grid, as prediction brings them there."""
-    maps = [(done.labels == k).astype(np.float32) for k in range(len(labels))]
     origin = Origin.from_json(json.loads(json.dumps(done.origin.to_json())))
-    kept = origin.original.cropped(origin.box)
-    indices = strongest_class(iter(maps), origin.training, kept, np.uint8)
-    return np.array(labels)[indices]
+    return restore(certain(done.labels, len(labels)), origin, labels).array
 
 
 @pytest.mark.parametrize("name", ["semantic", "unmatched_instance"])

@@ -11,7 +11,7 @@ from scipy import ndimage
 from mist_core.geometry import Geometry, box_of
 from mist_core.io import Volume, from_sitk, read_image, read_labels, to_sitk
 from mist_core.labels import to_indices
-from mist_core.resample import canonical, resample_image, resample_labels, strongest_class
+from mist_core.resample import canonical, resample_image, resample_labels
 
 SPACINGS = st.tuples(*[st.floats(0.6, 5)] * 3)
 
@@ -287,19 +287,6 @@ def test_many_classes_keep_their_type():
     there = resample_labels(Volume(array, geometry), geometry.with_spacing((1, 0.5, 0.5)))
     assert there.array.dtype == np.uint16
     assert np.array_equal(there.array[:, ::2, ::2], array)
-
-
-def test_the_strongest_class_by_hand():
-    line = grid((1, 1, 2), (1, 1, 2))
-    maps = [np.array([[v]], np.float32) for v in ([0.6, 0.1], [0.1, 0.7], [0.3, 0.2])]
-    winner = strongest_class(iter(maps), line, line, np.uint8)
-    assert winner.dtype == np.uint8
-    assert winner.tolist() == [[[0, 1]]]
-    # at the quarters between the centres: 0.475 against 0.25, then 0.225 against 0.55
-    fine = strongest_class(iter(maps), line, line.with_spacing((1, 1, 1)), np.uint8)
-    assert fine.tolist() == [[[0, 0, 1, 1]]]
-    logits = [-np.ones((1, 1, 2), np.float32) * k for k in (3, 1, 2)]
-    assert strongest_class(iter(logits), line, line, np.uint8).tolist() == [[[1, 1]]]
 
 
 # --- real scans -----------------------------------------------------------------------------------
