@@ -18,7 +18,7 @@ from mist_core.config import Restore
 from mist_core.geometry import Box, Geometry, Origin
 from mist_core.io import Volume
 from mist_core.labels import smallest_uint, to_values
-from mist_core.resample import positions_in, resample_labels, same_grid
+from mist_core.resample import linear, positions_in, resample_labels, same_grid
 from mist_core.sliding import Cell, without_halo
 
 AT_ONCE = 1 << 26  # values of interpolated probabilities: 256 MiB
@@ -100,16 +100,16 @@ class Way:
     def interpolated(self, maps: Tensor, cell: Cell, tile: Box) -> Tensor:
         """Maps (K, Z, Y, X) of the reach of a cell, at the voxels of its tile."""
         maps = maps.permute(0, *(1 + axis for axis in self.order))
-        for axis, (source, part) in enumerate(zip(self.order, tile, strict=True), start=1):
-            places = self.positions[axis - 1][part] - cell.reach[source].start
-            before = np.floor(places)
-            share = torch.from_numpy((places - before).astype(np.float32)).to(maps.device)
-            lower, upper = (
-                maps.index_select(axis, torch.from_numpy(ends.astype(np.int64)).to(maps.device))
-                for ends in (before, np.ceil(places))
-            )
-            maps = lower.lerp_(upper, share.reshape(-1, *[1] * (3 - axis)))
-        return maps
+        weights = []
+        for source, positions, part in zip(self.order, self.positions, tile, strict=True):
+            reach = cell.reach[source]
+            matrix = linear(positions[part] - reach.start, reach.stop - reach.start)
+            weights.append(torch.from_numpy(matrix).to(maps.device))
+        # Products of matrices are what computers do best, although most weights are zero.
+        along_z, along_y, along_x = weights
+        maps = maps @ along_x.T
+        maps = along_y @ maps
+        return torch.einsum("ab,kbyx->kayx", along_z, maps)
 
     def strongest(self, maps: Tensor, cell: Cell, tile: Box) -> Tensor:
         """Index (Z, Y, X) of the largest of the interpolated maps; ties go to the first."""
