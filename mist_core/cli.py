@@ -332,11 +332,11 @@ def _overlapped(work: CaseWork, output: Path, cases: Sequence[str]) -> dict[str,
         log.info("%s", clock.line(case))
 
     try:
-        if to_do:
-            ahead.start(steps[to_do[0]].advance)
-        for case, following in zip(to_do, [*to_do[1:], None], strict=True):
+        for number, case in enumerate(to_do):
+            if number == 0:
+                ahead.start(steps[case].advance)
             ahead.wait()
-            if following is not None:
+            for following in to_do[number + 1 : number + 2]:
                 ahead.start(steps[following].advance)
             steps[case].advance()
             behind.wait()

@@ -37,14 +37,15 @@ def slice_picture(
     labels: NDArray[Any],
     spacing: tuple[float, float],
     window: tuple[float, float],
+    edge: int = EDGE,
 ) -> Picture:
     """One slice (Y, X) in grey, black and white at the ends of ``window``, NaN as 0, with a contour
-    within the border of each class. ``spacing`` is in mm, (y, x).
+    within the border of each class. ``spacing`` is in mm, (y, x); ``edge`` in pixels.
     """
     low, high = window
     grey = np.clip((np.nan_to_num(image) - low) / max(high - low, 1e-7), 0, 1) * 255
     edges_mm = np.multiply(image.shape, spacing)
-    height, width = (max(1, round(mm * EDGE / edges_mm.max())) for mm in edges_mm)
+    height, width = (max(1, round(mm * edge / edges_mm.max())) for mm in edges_mm)
     picture = np.repeat(_resized(grey.astype(np.uint8), height, width)[:, :, None], 3, axis=2)
     shown = _resized(labels.astype(np.int32), height, width)
     for number in np.unique(shown[shown > 0]):
@@ -80,7 +81,11 @@ def tile(
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = GAP + max(int(ruler.multiline_textbbox((0, 0), name, font)[2]) for name in rows) + GAP
     top = TEXT + 2 * GAP
-    size = (left + width * len(titles), top + height * len(rows) + (top if legend else 0))
+    words = sum(TEXT + 4 * GAP + int(ruler.textlength(name, font)) for name in legend)
+    size = (
+        left + max(width * len(titles), words),
+        top + height * len(rows) + (top if legend else 0),
+    )
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):

@@ -461,6 +461,7 @@ def test_a_bug_in_a_step_is_raised_when_the_other_cases_are_done(overlapping, st
 def test_what_is_done_is_neither_prepared_again_nor_counted(overlapping, caplog):
     overlapping.run("ab")
     overlapping.order.clear()
+    caplog.clear()
     caplog.set_level("INFO")
     assert cli.unfinished(overlapping.work(), list("abc"), overlapping.folder / "out") == ["c"]
     overlapping.run()
@@ -468,6 +469,8 @@ def test_what_is_done_is_neither_prepared_again_nor_counted(overlapping, caplog)
     kept, line = caplog.messages
     assert kept == "2 of 3 cases were done before and are kept"
     assert line.startswith("case 1/1 c: ")
+    overlapping.run(key=lambda case: "other")
+    assert len(overlapping.order) == 12
     overlapping.run(key=lambda case: "other")
     assert len(overlapping.order) == 12
 
