@@ -75,25 +75,27 @@ def tile(
     """Rows of pictures below the titles of their columns, beside the rows' names (which may have
     several lines). ``legend`` is what each colour means.
     """
-    cells = [picture for pictures in rows.values() for picture in pictures]
-    height, width = (max(cell.shape[axis] for cell in cells) + GAP for axis in (0, 1))
     font = ImageFont.load_default(TEXT)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    height = max(cell.shape[0] for pictures in rows.values() for cell in pictures) + GAP
+    widths = [
+        max(int(ruler.textlength(title, font)), *(pictures[n].shape[1] for pictures in used)) + GAP
+        for n, title in enumerate(titles)
+        if (used := [pictures for pictures in rows.values() if n < len(pictures)])
+    ]
     left = GAP + max(int(ruler.multiline_textbbox((0, 0), name, font)[2]) for name in rows) + GAP
+    places = np.cumsum([left, *widths]).tolist()
     top = TEXT + 2 * GAP
     words = sum(TEXT + 4 * GAP + int(ruler.textlength(name, font)) for name in legend)
-    size = (
-        left + max(width * len(titles), words),
-        top + height * len(rows) + (top if legend else 0),
-    )
+    size = (max(places[-1], left + words), top + height * len(rows) + (top if legend else 0))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    for column, title in enumerate(titles):
-        pen.text((left + column * width, GAP), title, "black", font)
+    for title, place in zip(titles, places, strict=False):
+        pen.text((place, GAP), title, "black", font)
     for row, (name, pictures) in enumerate(rows.items()):
         pen.multiline_text((GAP, top + row * height), name, "black", font)
-        for column, picture in enumerate(pictures):
-            sheet.paste(Image.fromarray(picture), (left + column * width, top + row * height))
+        for picture, place in zip(pictures, places, strict=False):
+            sheet.paste(Image.fromarray(picture), (place, top + row * height))
     at = left
     for name, colour in legend.items():
         pen.rectangle((at, size[1] - TEXT - GAP, at + TEXT, size[1] - GAP), colour)

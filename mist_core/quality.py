@@ -22,7 +22,7 @@ from mist_core.plan import Plan, Volumes
 from mist_core.resample import canonical
 
 MARGIN = 3.0  # times smaller or larger than in any training case is odd
-EDGE = 330  # pixels of the longer edge of a slice
+EDGE = 330  # pixels of the longest edge of the volume
 PLANES = ("axial", "coronal", "sagittal")
 NOTHING = {"volumes_ml": {}, "flags": ["no prediction"]}
 
@@ -76,6 +76,7 @@ def overlay(image: Volume, prediction: Volume, plan: Plan, title: str) -> Pictur
     values = canonical(prediction).array
     known = sorted({*plan.dataset_info.labels, *value_counts(values)[0].tolist()})
     spacing = shown.geometry.spacing
+    extent_mm = np.multiply(shown.geometry.shape, spacing)
     low, high = np.percentile(np.nan_to_num(shown.array[::2, ::2, ::2]), [1, 99.5])
     pictures, seen = [], set()
     for axis in range(3):
@@ -85,9 +86,11 @@ def overlay(image: Volume, prediction: Volume, plan: Plan, title: str) -> Pictur
         grey = np.moveaxis(shown.array, axis, 0)[index]
         if axis > 0:  # rows run towards superior
             grey, labels = grey[::-1], labels[::-1]
-        edges = [edge for other, edge in enumerate(spacing) if other != axis]
+        rows, columns = (edge for other, edge in enumerate(spacing) if other != axis)
+        longest_mm = max(np.multiply(grey.shape, (rows, columns)))
+        edge = round(EDGE * longest_mm / max(extent_mm))  # one scale for all planes
         pictures.append(
-            slice_picture(grey, labels, (edges[0], edges[1]), (float(low), float(high)), EDGE)
+            slice_picture(grey, labels, (rows, columns), (float(low), float(high)), edge)
         )
         seen |= set(np.unique(labels).tolist()) - {0}
     return tile({title: pictures}, PLANES, _legend(sorted(seen), known, plan))
