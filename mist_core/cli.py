@@ -305,15 +305,15 @@ def _call_inherited(case: str) -> Any:
 
 
 def unfinished(work: CaseWork, cases: Sequence[str], output: Path) -> list[str]:
-    """Those of the cases that ``do_cases`` would do: not done yet, or done from something else."""
+    """Those of the cases that ``do_cases`` would work on: not done yet, or from something else."""
 
-    def done(case: str) -> bool:
+    def rests(case: str) -> bool:
         try:
             return _kept(output, case, _wanted(work, case)) is not None
-        except DataError:  # of a file that is missing, which do_cases will tell
-            return False
+        except DataError:  # a file of it is missing: do_cases will tell
+            return True
 
-    return [case for case in cases if not done(case)]
+    return [case for case in cases if not rests(case)]
 
 
 def _overlapped(work: CaseWork, output: Path, cases: Sequence[str]) -> dict[str, Any]:

@@ -475,6 +475,12 @@ def test_what_is_done_is_neither_prepared_again_nor_counted(overlapping, caplog)
     assert len(overlapping.order) == 12
 
 
+def test_a_case_without_its_files_is_nothing_to_work_on(stage):
+    work = cli.CaseWork(stage.outputs, lambda c: cli.digest(stage.folder / f"{c}.source"), print)
+    (stage.folder / "a.source").unlink()
+    assert cli.unfinished(work, list("abc"), stage.folder / "out") == ["b", "c"]
+
+
 def test_each_case_has_a_line_in_order(overlapping, caplog):
     caplog.set_level("INFO")
     overlapping.bad = {("prepare", "b"): DataError("bad")}

@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument(
         "--tta",
         choices=("none", "flips"),
-        help="average over mirrored copies, where training mirrored (default: flips on a GPU only)",
+        help="average over mirrored copies where training mirrored; if not said, on a GPU only",
     )
     p.add_argument(
         "--overlap", type=_share, default=DEFAULTS.overlap, help="of windows, 0 to below 1"
