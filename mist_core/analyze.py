@@ -215,6 +215,7 @@ def make_plan(
                 "task": dataset.task,
                 "modality": dataset.modality,
                 "images": dataset.channels,
+                "image_names": dataset.image_names,
                 "labels": dataset.labels,
                 "ignore_label": dataset.ignore_label,
                 "mirrored_labels": dataset.mirrored_labels,
@@ -243,8 +244,30 @@ def make_plan(
                 "out_channels": len(dataset.labels),
             },
             "evaluation": {k: {"labels": v} for k, v in dataset.final_classes.items()},
+            "training_volumes": training_volumes(prints, dataset.final_classes),
         }
     )
+
+
+def training_volumes(
+    prints: Sequence[Fingerprint], classes: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, Any]]:
+    """Of each class that there is: its smallest and largest volume in the cases that have it, in
+    millilitres, and whether all have it.
+    """
+    found = {}
+    for name, labels in classes.items():
+        volumes = [
+            sum((p.label_counts or {}).get(label, 0) for label in labels) * prod(p.spacing) / 1000
+            for p in prints
+        ]
+        if present := [volume for volume in volumes if volume]:
+            found[name] = {
+                "smallest_ml": min(present),
+                "largest_ml": max(present),
+                "in_every_case": len(present) == len(volumes),
+            }
+    return found
 
 
 def judge(

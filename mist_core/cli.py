@@ -17,7 +17,9 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -33,6 +35,7 @@ from mist_core.files import parts_of, read_json, write_json
 log = logging.getLogger(__name__)
 LEFT_OUT = "left_out"  # in a manifest: a case that the plan leaves out, with the reason
 STOPPED = "stopped: the same command goes on from here"
+BACKGROUND = "cases"  # the name of threads that work beside the main one
 _claimed: list[IO[str]] = []  # open files: closing one would give up its folder
 
 
@@ -83,6 +86,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"ERROR: {error}")
     except KeyboardInterrupt:
         log.info(STOPPED)
+        if any(thread.name == BACKGROUND for thread in threading.enumerate()):
+            os._exit(130)  # libraries that are at work in a thread do not end in order
         sys.exit(130)
 
 
@@ -187,12 +192,19 @@ class CaseWork:
     ``compute(case, folder)`` writes the files named by ``outputs(case)`` below a folder; ``key``
     stands for all that they are made from. Files whose names begin with ``aside`` do not count for
     the stages that follow: they come from the others.
+
+    With ``prepare(case)``, compute gets its result as a third argument; with ``finish(case, folder,
+    computed)``, that gets what compute returned, and writes. Either runs in a thread while another
+    case is computed: the next case is prepared, and the last is finished. No more of them are under
+    way, since they are in memory.
     """
 
     outputs: Callable[[str], Sequence[str]]
     key: Callable[[str], str]
-    compute: Callable[[str, Path], None]
+    compute: Callable[..., Any]
     aside: str | None = None
+    prepare: Callable[[str], Any] | None = None
+    finish: Callable[[str, Path, Any], None] | None = None
 
 
 def do_asked(
@@ -237,7 +249,7 @@ def do_cases(
     and why; with ``leave_out`` so are those that fail. What any of them left earlier is removed.
     With a manifest all failures are written there, else they are raised together at the end. What
     is no DataError is raised as it is, after the others were done. More than one worker: in
-    processes.
+    processes, each of which does a case from its beginning to its end.
     """
     ended = {case: {LEFT_OUT: reason} for case, reason in (left_out or {}).items()}
     if after:
@@ -246,7 +258,11 @@ def do_cases(
     with alone(manifest) if manifest else nullcontext():
         for case in ended.keys() & set(cases):
             _remove(work, output, case)
-        states = dict(zip(to_do, _each(partial(_try, work, output), to_do, workers), strict=True))
+        if workers == 1 and (work.prepare or work.finish):
+            states = _overlapped(work, output, to_do)
+        else:
+            each = _each(lambda case: _Steps(work, output, case).end(), to_do, workers)
+            states = dict(zip(to_do, each, strict=True))
     for state in states.values():
         if isinstance(state, Exception):
             raise state
@@ -306,9 +322,116 @@ def _call_inherited(case: str) -> Any:
     return _inherited[-1](case)
 
 
-def _try(work: CaseWork, output: Path, case: str) -> dict[str, Any] | Exception:
+def unfinished(work: CaseWork, cases: Sequence[str], output: Path) -> list[str]:
+    """Those of the cases that ``do_cases`` would work on: not done yet, or from something else."""
+
+    def rests(case: str) -> bool:
+        try:
+            return _kept(output, case, _wanted(work, case)) is not None
+        except DataError:  # a file of it is missing: do_cases will tell
+            return True
+
+    return [case for case in cases if not rests(case)]
+
+
+def _overlapped(work: CaseWork, output: Path, cases: Sequence[str]) -> dict[str, Any]:
+    """The states of all cases; the next is prepared and the last finished while one is computed."""
+    steps = {case: _Steps(work, output, case) for case in cases}
+    for each in steps.values():
+        each.advance()
+    to_do = [case for case, each in steps.items() if each.state is None]
+    kept = sum(each.is_done() for each in steps.values())
+    if kept:
+        log.info("%d of %d cases were done before and are kept", kept, len(cases))
+    ahead, behind, clock = _Background(), _Background(), _Clock(len(to_do))
+
+    def finish(case: str) -> None:
+        steps[case].end()
+        log.info("%s", clock.line(case))
+
     try:
-        return _do(work, output, case)
+        for number, case in enumerate(to_do):
+            if number == 0:
+                ahead.start(steps[case].advance)
+            ahead.wait()
+            for following in to_do[number + 1 : number + 2]:
+                ahead.start(steps[following].advance)
+            steps[case].advance()
+            behind.wait()
+            behind.start(partial(finish, case))
+        behind.wait()
+    except KeyboardInterrupt:
+        log.info(STOPPED)
+        logging.disable()  # else the threads would tell of files that are taken from them
+        for case in to_do:
+            shutil.rmtree(_folder(output, case), ignore_errors=True)
+        raise
+    return {case: each.state for case, each in steps.items()}
+
+
+class _Background:
+    """A thread for one thing at a time. It ends with the process, whatever it is at."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+
+    def start(self, function: Callable[[], None]) -> None:
+        self.thread = threading.Thread(target=function, name=BACKGROUND, daemon=True)
+        self.thread.start()
+
+    def wait(self) -> None:
+        if self.thread:
+            self.thread.join()
+
+
+class _Clock:
+    """How long cases take, and how long the others will."""
+
+    def __init__(self, cases: int) -> None:
+        self.cases, self.done = cases, 0
+        self.started = self.last = time.monotonic()
+
+    def line(self, case: str) -> str:
+        """What to say of a case that is done: its number, its time, and the time that is left."""
+        now = time.monotonic()
+        seconds, self.last = now - self.last, now
+        self.done += 1
+        left = round((now - self.started) / self.done * (self.cases - self.done))
+        hours = f"{left // 3600:02d}:{left // 60 % 60:02d}:{left % 60:02d}"
+        return f"case {self.done}/{self.cases} {case}: {seconds:.1f} s, {hours} left"
+
+
+class _Steps:
+    """A case on its way: looked up, prepared, computed, finished, in whatever threads."""
+
+    def __init__(self, work: CaseWork, output: Path, case: str) -> None:
+        self.generator = _tried(work, output, case)
+        self.state: dict[str, Any] | Exception | None = None  # at its end: what became of it
+
+    def advance(self) -> None:
+        """Take the next step, if there is one left."""
+        if self.state is None:
+            try:
+                next(self.generator)
+            except StopIteration as end:
+                self.state = end.value
+
+    def is_done(self) -> bool:
+        """Whether its files are all there."""
+        return isinstance(self.state, dict) and "error" not in self.state
+
+    def end(self) -> dict[str, Any] | Exception:
+        """Take all steps that are left; return what became of the case."""
+        while self.state is None:
+            self.advance()
+        return self.state
+
+
+def _tried(
+    work: CaseWork, output: Path, case: str
+) -> Generator[None, None, dict[str, Any] | Exception]:
+    try:
+        return (yield from _do(work, output, case))
     except DataError as error:
         reason = str(error)
     except MemoryError:
@@ -334,32 +457,58 @@ def _recorded(output: Path, case: str) -> list[str]:
     return read_json(record)["files"] if record.exists() else []
 
 
-def _do(work: CaseWork, output: Path, case: str) -> dict[str, Any]:
-    """Make the files of a case, or find them made; return their names and contents in short."""
-    names = list(work.outputs(case))
+def _folder(output: Path, case: str) -> Path:
+    """Where the files of a case are made: they appear in place only when it is whole."""
+    return output / f".{case}"
+
+
+def _wanted(work: CaseWork, case: str) -> dict[str, Any]:
+    """What the record of a case has to say if it is done."""
+    return {"key": work.key(case), "files": list(work.outputs(case))}
+
+
+def _kept(output: Path, case: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a case that is done as wanted, with all its files; None: it is not."""
     record = record_of(output, case)
-    key = work.key(case)
-    state = {"key": key, "files": names}
-    if not again() and record.exists() and all((output / name).exists() for name in names):
-        found: dict[str, Any] = read_json(record)
-        if state.items() <= found.items():
-            return found
+    there = record.exists() and all((output / name).exists() for name in wanted["files"])
+    if again() or not there:
+        return None
+    found: dict[str, Any] = read_json(record)
+    return found if wanted.items() <= found.items() else None
+
+
+def _do(work: CaseWork, output: Path, case: str) -> Generator[None, None, dict[str, Any]]:
+    """Make the files of a case, or find them made; return their names and contents in short.
+
+    Yields when it is known that the case is to be made, when it is prepared, and when it is
+    computed.
+    """
+    state = _wanted(work, case)
+    if found := _kept(output, case, state):
+        return found
+    yield
+    names, record, folder = state["files"], record_of(output, case), _folder(output, case)
     for name in set(_recorded(output, case)) - set(names):  # no longer asked for
         (output / name).unlink(missing_ok=True)
-    unfinished = output / f".{case}"  # appears in place only when it is whole
-    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     record.unlink(missing_ok=True)
     for name in names:
-        (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).parent.mkdir(parents=True, exist_ok=True)
     try:
-        work.compute(case, unfinished)
+        prepared = [work.prepare(case)] if work.prepare else []
+        yield
+        computed = work.compute(case, folder, *prepared)
+        del prepared
+        yield
+        if work.finish:
+            work.finish(case, folder, computed)
         counted = [n for n in names if work.aside is None or not n.startswith(work.aside)]
-        state["content"] = content([unfinished / name for name in counted])
+        state["content"] = content([folder / name for name in counted])
         for name in names:
-            (unfinished / name).replace(output / name)
+            (folder / name).replace(output / name)
     finally:
-        shutil.rmtree(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
     write_json(record, state)
     return state
 

@@ -95,6 +95,7 @@ class Dataset:
             "final_classes": dict(self.final_classes),
             "ignore_label": self.ignore_label,
             "mirrored_labels": self.mirrored_labels,
+            "image_names": dict(self.image_names),
         }
 
     def train_ids(self) -> list[str]:

@@ -31,6 +31,7 @@ FACTS = {
     "final_classes": CLASSES,
     "ignore_label": None,
     "mirrored_labels": (),
+    "image_names": {name: (name,) for name in CHANNELS},
 }
 
 

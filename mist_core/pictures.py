@@ -37,14 +37,15 @@ def slice_picture(
     labels: NDArray[Any],
     spacing: tuple[float, float],
     window: tuple[float, float],
+    edge: int = EDGE,
 ) -> Picture:
     """One slice (Y, X) in grey, black and white at the ends of ``window``, NaN as 0, with a contour
-    within the border of each class. ``spacing`` is in mm, (y, x).
+    within the border of each class. ``spacing`` is in mm, (y, x); ``edge`` in pixels.
     """
     low, high = window
     grey = np.clip((np.nan_to_num(image) - low) / max(high - low, 1e-7), 0, 1) * 255
     edges_mm = np.multiply(image.shape, spacing)
-    height, width = (max(1, round(mm * EDGE / edges_mm.max())) for mm in edges_mm)
+    height, width = (max(1, round(mm * edge / edges_mm.max())) for mm in edges_mm)
     picture = np.repeat(_resized(grey.astype(np.uint8), height, width)[:, :, None], 3, axis=2)
     shown = _resized(labels.astype(np.int32), height, width)
     for number in np.unique(shown[shown > 0]):
@@ -74,21 +75,27 @@ def tile(
     """Rows of pictures below the titles of their columns, beside the rows' names (which may have
     several lines). ``legend`` is what each colour means.
     """
-    cells = [picture for pictures in rows.values() for picture in pictures]
-    height, width = (max(cell.shape[axis] for cell in cells) + GAP for axis in (0, 1))
     font = ImageFont.load_default(TEXT)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    height = max(cell.shape[0] for pictures in rows.values() for cell in pictures) + GAP
+    widths = [
+        max(int(ruler.textlength(title, font)), *(pictures[n].shape[1] for pictures in used)) + GAP
+        for n, title in enumerate(titles)
+        if (used := [pictures for pictures in rows.values() if n < len(pictures)])
+    ]
     left = GAP + max(int(ruler.multiline_textbbox((0, 0), name, font)[2]) for name in rows) + GAP
+    places = np.cumsum([left, *widths]).tolist()
     top = TEXT + 2 * GAP
-    size = (left + width * len(titles), top + height * len(rows) + (top if legend else 0))
+    words = sum(TEXT + 4 * GAP + int(ruler.textlength(name, font)) for name in legend)
+    size = (max(places[-1], left + words), top + height * len(rows) + (top if legend else 0))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    for column, title in enumerate(titles):
-        pen.text((left + column * width, GAP), title, "black", font)
+    for title, place in zip(titles, places, strict=False):
+        pen.text((place, GAP), title, "black", font)
     for row, (name, pictures) in enumerate(rows.items()):
         pen.multiline_text((GAP, top + row * height), name, "black", font)
-        for column, picture in enumerate(pictures):
-            sheet.paste(Image.fromarray(picture), (left + column * width, top + row * height))
+        for picture, place in zip(pictures, places, strict=False):
+            sheet.paste(Image.fromarray(picture), (place, top + row * height))
     at = left
     for name, colour in legend.items():
         pen.rectangle((at, size[1] - TEXT - GAP, at + TEXT, size[1] - GAP), colour)

@@ -52,6 +52,8 @@ class DatasetInfo(_Part):
     modality: str | dict[str, str]  # of all channels, or of each
     images: tuple[str, ...]
     labels: tuple[int, ...]
+    # Substrings by which the file of a channel is known; none: those of an older plan, or listed.
+    image_names: dict[str, tuple[str, ...]] = {}
     ignore_label: int | None = None  # in label maps: where nobody said what is there
     mirrored_labels: tuple[tuple[int, int], ...] = ()  # left and right of each other
 
@@ -96,6 +98,14 @@ class ClassLabels(_Part):
     labels: tuple[int, ...]
 
 
+class Volumes(_Part):
+    """How large an evaluated class was in the training cases that have it, in millilitres."""
+
+    smallest_ml: float
+    largest_ml: float
+    in_every_case: bool
+
+
 class Analysis(_Part):
     """What the analysis was told: for commands that only know where its results lie."""
 
@@ -113,6 +123,7 @@ class Plan(_Part):
     preprocessing: Preprocessing
     model: ModelSize
     evaluation: dict[str, ClassLabels]
+    training_volumes: dict[str, Volumes] = {}  # by evaluated class; older plans have none
     left_out: dict[str, str] = {}  # bad cases by id, and what is wrong with them
     analysis: Analysis = Analysis()
 

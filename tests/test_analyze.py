@@ -25,6 +25,7 @@ from mist_core.analyze import (
     median_size,
     patch_budget,
     target_spacing,
+    training_volumes,
 )
 from mist_core.config import Analyze
 from mist_core.dataset import Case, Dataset, Found
@@ -620,6 +621,19 @@ def test_a_copy_has_the_key_of_its_original(tmp_path):
 def test_a_label_that_one_case_lacks_is_fine(tmp_path):
     prints = [print_of("a", label_counts={0: 5}), print_of("b", label_counts={1: 5})]
     assert make_plan(prints, dataset(tmp_path), Analyze()).dataset_info.labels == (0, 1)
+
+
+def test_the_plan_knows_the_volumes_of_the_training_cases():
+    prints = [
+        print_of("a", label_counts={0: 10, 1: 500, 2: 100}, spacing=(2.0, 1.0, 1.0)),
+        print_of("b", label_counts={0: 10, 1: 4000}, spacing=(0.5, 0.5, 1.0)),
+    ]
+    classes = {"all": (1, 2), "one": (1,), "two": (2,), "never": (7,)}
+    assert training_volumes(prints, classes) == {
+        "all": {"smallest_ml": 1.0, "largest_ml": 1.2, "in_every_case": True},
+        "one": {"smallest_ml": 1.0, "largest_ml": 1.0, "in_every_case": True},
+        "two": {"smallest_ml": 0.2, "largest_ml": 0.2, "in_every_case": False},
+    }
 
 
 # --- the patch and the GPU ------------------------------------------------------------------------

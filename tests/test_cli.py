@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGINT, SIGKILL
 
 import pytest
 
@@ -379,3 +381,189 @@ def test_a_killed_job_leaves_nothing_in_the_way_of_the_next(stage):
     assert start(stage.folder, "a").wait(60) == 0
     assert stage.computed() == "aa"
     assert stage.made() == outputs_of("a", times=1)
+
+
+STEPS = ("prepare", "compute", "finish")
+WHOLE = {f"{case}.txt": case.upper() * 2 for case in "abc"}
+
+
+class Overlapping:
+    """A stage in three steps, which makes <case>.txt and records when each began."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.bad = {}  # (step, case) to the error that it ends with
+        self.waits = {}  # (step, case) to another one that must begin before it ends
+        self.order = []
+        self.began = {(step, case): threading.Event() for step in STEPS for case in "abc"}
+
+    def step(self, name, case):
+        self.order.append(f"{name} {case}")
+        self.began[name, case].set()
+        if other := self.waits.get((name, case)):
+            assert self.began[other].wait(10), f"{other} did not begin during {name} of {case}"
+        if error := self.bad.get((name, case)):
+            raise error
+
+    def prepare(self, case):
+        self.step("prepare", case)
+        return case.upper()
+
+    def compute(self, case, folder, prepared):
+        self.step("compute", case)
+        return prepared * 2
+
+    def finish(self, case, folder, computed):
+        (folder / f"{case}.txt").write_text(computed)
+        self.step("finish", case)
+
+    def work(self, key=str):
+        return cli.CaseWork(
+            lambda case: [f"{case}.txt"],
+            key,
+            self.compute,
+            prepare=self.prepare,
+            finish=self.finish,
+        )
+
+    def run(self, cases="abc", **options):
+        cli.do_cases(self.work(**options), list(cases), self.folder / "out")
+
+    def made(self):
+        return {path.name: path.read_text() for path in (self.folder / "out").glob("*.txt")}
+
+    def left_over(self):
+        return {path.name for path in (self.folder / "out").glob(".*")} - {".done"}
+
+
+@pytest.fixture
+def overlapping(tmp_path):
+    return Overlapping(tmp_path)
+
+
+def test_a_case_is_computed_while_the_next_is_prepared_and_the_last_is_finished(overlapping):
+    overlapping.waits = {
+        ("compute", "a"): ("prepare", "b"),
+        ("finish", "a"): ("compute", "b"),
+        ("prepare", "c"): ("finish", "a"),
+    }
+    overlapping.run()
+    assert overlapping.made() == WHOLE
+    assert not overlapping.left_over()
+
+
+def test_no_more_than_one_case_is_prepared_ahead(overlapping):
+    compute = overlapping.compute
+
+    def slowly(case, folder, prepared):
+        time.sleep(0.2)  # in which a thread without bounds would prepare all
+        return compute(case, folder, prepared)
+
+    overlapping.compute = slowly
+    overlapping.run()
+    when = overlapping.order.index
+    assert when("prepare b") < when("compute a") < when("prepare c")
+    for step in STEPS:
+        assert [line[-1] for line in overlapping.order if line.startswith(step)] == list("abc")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("case", "abc")
+def test_a_case_fails_alone_in_whatever_step(overlapping, step, case):
+    overlapping.bad = {(step, case): DataError("b.nii: expected good, found bad. Mend it.")}
+    with pytest.raises(DataError, match=rf"^case {case}: b\.nii: expected good, found bad"):
+        overlapping.run()
+    assert overlapping.made() == {k: v for k, v in WHOLE.items() if not k.startswith(case)}
+    assert not overlapping.left_over()
+    later = STEPS[STEPS.index(step) + 1 :]
+    assert not [line for line in overlapping.order if line in [f"{s} {case}" for s in later]]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_bug_in_a_step_is_raised_when_the_other_cases_are_done(overlapping, step):
+    overlapping.bad = {(step, "a"): KeyError("bug")}
+    with pytest.raises(KeyError, match="bug"):
+        overlapping.run()
+    assert overlapping.made() == {k: v for k, v in WHOLE.items() if k != "a.txt"}
+
+
+def test_what_is_done_is_neither_prepared_again_nor_counted(overlapping, caplog):
+    overlapping.run("ab")
+    overlapping.order.clear()
+    caplog.clear()
+    caplog.set_level("INFO")
+    assert cli.unfinished(overlapping.work(), list("abc"), overlapping.folder / "out") == ["c"]
+    overlapping.run()
+    assert overlapping.order == ["prepare c", "compute c", "finish c"]
+    kept, line = caplog.messages
+    assert kept == "2 of 3 cases were done before and are kept"
+    assert line.startswith("case 1/1 c: ")
+    overlapping.run(key=lambda case: "other")
+    assert len(overlapping.order) == 12
+    overlapping.run(key=lambda case: "other")
+    assert len(overlapping.order) == 12
+
+
+def test_a_case_without_its_files_is_nothing_to_work_on(stage):
+    work = cli.CaseWork(stage.outputs, lambda c: cli.digest(stage.folder / f"{c}.source"), print)
+    (stage.folder / "a.source").unlink()
+    assert cli.unfinished(work, list("abc"), stage.folder / "out") == ["b", "c"]
+
+
+def test_each_case_has_a_line_in_order(overlapping, caplog):
+    caplog.set_level("INFO")
+    overlapping.bad = {("prepare", "b"): DataError("bad")}
+    with pytest.raises(DataError):
+        overlapping.run()
+    lines = [m for m in caplog.messages if re.search(r": \d+\.\d s, 00:00:0\d left$", m)]
+    assert [line.split(":")[0] for line in lines] == ["case 1/3 a", "case 2/3 b", "case 3/3 c"]
+
+
+def test_long_times_are_told_in_hours(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    clock = cli._Clock(20)
+    now[0] = 1000.0
+    assert clock.line("x") == "case 1/20 x: 1000.0 s, 05:16:40 left"
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from mist_core import cli
+
+
+def prepare(case):
+    time.sleep(30 if case == "c" else 0)
+
+
+def compute(case, folder, prepared):
+    if case == "b":
+        Path("ready").touch()
+        time.sleep(30)
+    return case
+
+
+def finish(case, folder, computed):
+    (folder / f"{case}.txt").write_text(case)
+
+
+work = cli.CaseWork(lambda c: [f"{c}.txt"], lambda c: c, compute, prepare=prepare, finish=finish)
+cli.run(lambda: cli.do_cases(work, list("abcd"), Path("out")))
+"""
+
+
+def test_ctrl_c_ends_at_once_and_leaves_whole_cases_only(tmp_path):
+    job = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 30
+    while not ((tmp_path / "ready").exists() and (tmp_path / "out/.done/a.json").exists()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    job.send_signal(SIGINT)
+    _, said = job.communicate(timeout=10)
+    assert job.returncode == 130
+    assert said.count(cli.STOPPED) == 1
+    assert "Traceback" not in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.txt", ".done"}

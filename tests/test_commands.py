@@ -30,7 +30,8 @@ FLAGS = {
     "--composite-loss-weighting --epochs --batch-size-per-gpu --learning-rate --lr-scheduler "
     "--warmup-epochs --optimizer --l2-penalty --folds --val-percent --resume "
     "--pretrained-weights --pretrained-config --input-channel-strategy",
-    "predict": "--models-dir --config --paths-csv --output --device --postprocess-strategy",
+    "predict": "--models-dir --config --paths-csv --output --device --postprocess-strategy --input "
+    "--image --id --folds --tta --overlap --window-batch --resume --overwrite",
     "postprocess": "--base-predictions --output --postprocess-strategy --num-workers-postprocess "
     "--num-workers-evaluate --paths-csv --eval-config",
     "evaluate": "--config --paths-csv --output-csv --num-workers-evaluate --validate",
@@ -56,6 +57,8 @@ DEFAULTS = [
     ("train", "--warmup-epochs", "20"),
     ("train", "--l2-penalty", "0.0001"),
     ("predict", "--device", "cuda"),
+    ("predict", "--overlap", "0.5"),
+    ("predict", "--window-batch", "4"),
     ("postprocess", "--num-workers-postprocess", "1"),
     ("evaluate", "--num-workers-evaluate", "1"),
     ("rank", "--id-column", "id"),

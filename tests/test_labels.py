@@ -54,6 +54,8 @@ def test_more_classes_than_eight_bits_hold():
 def test_small_labels_stay_small():
     assert to_values(np.array([0, 3]), GAP).dtype == np.uint8
     assert (smallest_uint(255), smallest_uint(256)) == (np.uint8, np.uint16)
+    assert (smallest_uint(65535), smallest_uint(65536)) == (np.uint16, np.uint32)
+    assert to_values(np.array([0, 1]), (0, 70000)).tolist() == [0, 70000]
 
 
 @pytest.mark.parametrize("odd", [3, 5, 255, 300, -1, -4])
@@ -120,7 +122,7 @@ def test_sampling_is_even():
     np.testing.assert_allclose(rows[:, 1:].mean(axis=0), 4.5, atol=0.2)
 
 
-@given(arrays(st.sampled_from([np.uint8, np.int8, np.uint16, np.int16]),
+@given(arrays(st.sampled_from([np.uint8, np.int8, np.uint16, np.int32]),
               array_shapes(min_dims=1, max_dims=3, max_side=6)))  # fmt: skip
 def test_counting_values_is_what_sorting_them_gives(array):
     values, counts = value_counts(array)

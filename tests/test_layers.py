@@ -28,6 +28,8 @@ LAYERS = (
         "observations",
         "regions",
         "pictures",
+        "inputs",
+        "quality",
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),

@@ -55,8 +55,9 @@ def test_a_plan_survives_its_file(tmp_path):
     write_json(path, plan.model_dump(mode="json"))
     assert read_plan(path) == plan
     told = {"dataset": "", "limit_cases": None, "analyze": {}}
-    info = FIELDS["dataset_info"] | {"ignore_label": None, "mirrored_labels": []}
-    added = {"dataset_info": info, "left_out": {}, "analysis": told}
+    new = {"image_names": {}, "ignore_label": None, "mirrored_labels": []}
+    info = FIELDS["dataset_info"] | new  # of an older plan they are missing
+    added = {"dataset_info": info, "training_volumes": {}, "left_out": {}, "analysis": told}
     assert json.loads(path.read_text()) == FIELDS | added
 
 
@@ -103,6 +104,8 @@ CHANGES = [
     ("preprocessing.ct_normalization", [None, None], {"preprocess", "train"}),
     ("dataset_info.labels", [0, 1, 2, 4], {"preprocess", "train"}),
     ("dataset_info.mirrored_labels", [[1, 4]], {"train"}),
+    ("dataset_info.image_names", {"ct": ["ct"]}, set()),
+    ("training_volumes", {"all": {"smallest_ml": 1}}, set()),
     ("model.out_channels", 4, {"train"}),
     ("evaluation", {"core": {"labels": [4]}}, {"evaluate"}),
     ("mist_version", "1", set()),

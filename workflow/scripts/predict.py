@@ -30,16 +30,21 @@ def main() -> None:
 
         return predict.load_models(args.models)
 
-    def compute(case_id: str, folder: Path) -> None:
-        from mist_core import io, predict
+    def compute(case_id: str, folder: Path) -> Any:
+        from mist_core import predict
         from mist_core.config import Predict
 
         image, geometry = arrays(case_id)
         settings = Predict(**args.settings)
-        volume = predict.predict_case(loaded(), image, geometry, settings)
+        return predict.predict_case(loaded(), image, geometry, settings)
+
+    def finish(case_id: str, folder: Path, volume: Any) -> None:
+        from mist_core import io
+
         io.write_volume(folder / f"{case_id}.nii.gz", volume)
 
-    cli.do_asked(cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute), args)
+    work = cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute, finish=finish)
+    cli.do_asked(work, args)
 
 
 if __name__ == "__main__":

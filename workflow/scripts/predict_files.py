@@ -1,102 +1,143 @@
 """Predict label maps of new images with trained models, on the grids of the images."""
 
+import argparse
 import logging
 import os
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mist_core import cli
-from mist_core.errors import DataError, raise_all
-from mist_core.files import read_rows
+from mist_core.config import Predict
+from mist_core.errors import DataError
+from mist_core.inputs import NewCase, case_of_files, cases_in_folder, cases_of_table
 from mist_core.lease import gpu_pool, take_gpus
 from mist_core.plan import Plan, part_read_by, read_plan
 
 log = logging.getLogger(__name__)
+DEFAULTS = Predict()
 
 
 def main() -> None:
+    args = arguments()
+    plan = read_plan(args.config)
+    cases = find_cases(args, plan)
+    paths = find_models(args.models_dir, args.folds)
+    choose_device(args.device)
+    on_gpu = bool(gpu_pool(os.environ))
+    settings = Predict(
+        overlap=args.overlap,
+        flips=on_gpu if args.tta is None else args.tta == "flips",
+        window_batch=args.window_batch,
+    )
+    work = work_of(args, plan, cases, paths, settings)
+    if args.overwrite:
+        for case in cases:
+            cli.record_of(args.output, case).unlink(missing_ok=True)
+    try:
+        cli.do_cases(work, list(cases), args.output)
+    finally:
+        write_table(args.output, list(cases), plan)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line, of which those flags that exclude each other were looked at."""
     p = cli.parser(__doc__)
     p.add_argument("--models-dir", type=Path, required=True, help="folder with fold_<k>.pt")
     p.add_argument("--config", type=Path, required=True, help="config.json of the models")
-    p.add_argument(
-        "--paths-csv", type=Path, required=True, help="CSV with id and a column for every channel"
+    inputs = p.add_mutually_exclusive_group(required=True)
+    inputs.add_argument("--paths-csv", type=Path, help="CSV with id and a column for every channel")
+    inputs.add_argument(
+        "--input", type=Path, help="folder of patients' folders, or of files <case>_0000.nii.gz"
     )
+    inputs.add_argument(
+        "--image", nargs="+", metavar="CHANNEL=FILE", help="the files of one case, with --id"
+    )
+    p.add_argument("--id", help="what the case of --image is called")
     p.add_argument("--output", type=Path, required=True, help="folder for the predictions")
     p.add_argument(
         "--device", default="cuda", help="cpu, cuda, or the number of a GPU, of those to be seen"
     )
+    p.add_argument("--folds", nargs="+", type=_count_from(0), metavar="K", help="only these models")
+    p.add_argument(
+        "--tta",
+        choices=("none", "flips"),
+        help="average over mirrored copies where training mirrored; if not said, on a GPU only",
+    )
+    p.add_argument(
+        "--overlap", type=_share, default=DEFAULTS.overlap, help="of windows, 0 to below 1"
+    )
+    p.add_argument(
+        "--window-batch",
+        type=_count_from(1),
+        default=DEFAULTS.window_batch,
+        help="windows that go through a network at once",
+    )
     p.add_argument("--postprocess-strategy", type=Path, help="strategy JSON to apply")
+    p.add_argument("--resume", action="store_true", help="keep what is done: always so")
+    p.add_argument("--overwrite", action="store_true", help="make again what is done")
     p.add_argument("--output-probs", action="store_true", help="not in this version yet")
     args = p.parse_args()
     if args.output_probs:
         raise DataError("--output-probs: this version writes label maps only. Leave it out.")
-
-    plan = read_plan(args.config)
-    images = read_images(args.paths_csv, plan)
-    paths = sorted(args.models_dir.glob("fold_*.pt"))
-    if not paths:
-        raise DataError(f"{args.models_dir}: expected models fold_<k>.pt, found none. Train first.")
-    choose_device(args.device)
-
-    @cache
-    def loaded() -> Any:
-        take_gpus()
-        from mist_core import predict
-
-        models = predict.load_models(paths)
-        fields = plan.model_dump(mode="json")
-        for path, model in zip(paths, models, strict=True):
-            if part_read_by("train", model.plan.model_dump(mode="json")) != part_read_by(
-                "train", fields
-            ):
-                raise DataError(
-                    f"{args.config}: expected the plan that {path} was trained with, found another."
-                    " Name the config.json of these models."
-                )
-        return models
-
-    def key(case: str) -> str:
-        strategy = args.postprocess_strategy
-        return cli.digest(
-            [*paths, *images[case]], strategy.read_text(encoding="utf-8") if strategy else None
-        )
-
-    def compute(case: str, folder: Path) -> None:
-        from mist_core import io, postprocess, predict, preprocess
-        from mist_core.config import Predict
-
-        volumes = [io.read_image(path) for path in images[case]]
-        done = preprocess.preprocess(volumes, None, plan)
-        volume = predict.predict_array(loaded(), done.image, done.origin, Predict())
-        if args.postprocess_strategy:
-            strategy = postprocess.read_strategy(args.postprocess_strategy)
-            volume = io.Volume(postprocess.postprocess(volume.array, strategy), volume.geometry)
-        io.write_volume(folder / f"{case}.nii.gz", volume)
-
-    work = cli.CaseWork(lambda case: [f"{case}.nii.gz"], key, compute)
-    cli.do_cases(work, list(images), args.output)
+    if args.resume and args.overwrite:
+        raise DataError("--resume: expected no --overwrite beside it, found both. Choose one.")
+    if bool(args.image) != bool(args.id):
+        raise DataError("--id: expected together with --image, found one of the two. Give both.")
+    return args
 
 
-def read_images(table: Path, plan: Plan) -> dict[str, list[Path]]:
-    """The files of every case in the order of the plan's channels, found by the column's name."""
-    rows = read_rows(table)
-    channels = plan.dataset_info.images
-    missing = [name for name in ("id", *channels) if not rows or name not in rows[0]]
+def _count_from(lowest: int) -> Any:
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {lowest}, found {text!r}"
+            )
+        return int(text)
+
+    return count
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, found {text!r}")
+    return value
+
+
+def find_cases(args: argparse.Namespace, plan: Plan) -> dict[str, NewCase]:
+    """The cases to predict, by id."""
+    if args.paths_csv:
+        return cases_of_table(args.paths_csv, plan)
+    if args.image:
+        return case_of_files(args.id, args.image, plan)
+    cases = cases_in_folder(args.input, plan, args.config)
+    for case_id, case in cases.items():
+        files = zip(plan.dataset_info.images, case.images, strict=False)
+        if case.images:
+            log.info("case %s: %s", case_id, ", ".join(f"{name} {file}" for name, file in files))
+    return cases
+
+
+def find_models(folder: Path, folds: Sequence[int] | None) -> list[Path]:
+    """The files of the models, of all folds or of those named. Raises DataError without them."""
+    found = sorted(folder.glob("fold_*.pt"))
+    if not found:
+        raise DataError(f"{folder}: expected models fold_<k>.pt, found none. Train first.")
+    if folds is None:
+        return found
+    wanted = [folder / f"fold_{fold}.pt" for fold in sorted(set(folds))]
+    missing = [path.name for path in wanted if path not in found]
     if missing:
-        found = ", ".join(rows[0]) if rows else "no rows"
         raise DataError(
-            f"{table}: expected columns id, {', '.join(channels)}, found {found}. "
-            f"Add {', '.join(missing)}."
+            f"--folds: expected models among {', '.join(path.name for path in found)} of {folder}, "
+            f"found none called {', '.join(missing)}. Name others, or train them."
         )
-    problems = [
-        f"{table}: expected every id once, found {case} {count} times. Rename it."
-        for case, count in Counter(row["id"] for row in rows).items()
-        if count > 1
-    ]
-    raise_all(problems, str(table))
-    return {row["id"]: [Path(row[channel]) for channel in channels] for row in rows}
+    return wanted
 
 
 def choose_device(name: str) -> None:
@@ -112,6 +153,96 @@ def choose_device(name: str) -> None:
         raise DataError(f"--device: expected cpu or cuda{numbers}, found {name!r}.")
     elif not pool:
         log.info("no GPU here: predicting on the CPU")
+
+
+def work_of(
+    args: argparse.Namespace,
+    plan: Plan,
+    cases: Mapping[str, NewCase],
+    paths: Sequence[Path],
+    settings: Predict,
+) -> cli.CaseWork:
+    """How a case is read, predicted and written."""
+    from mist_core import postprocess
+
+    strategy = args.postprocess_strategy and postprocess.read_strategy(args.postprocess_strategy)
+    obeyed = plan.model_dump(mode="json", exclude={"analysis", "left_out"})
+    # Of the settings those that change a label map.
+    told = [settings.overlap, settings.flips, [step.model_dump() for step in strategy or ()]]
+
+    @cache
+    def loaded() -> Any:
+        models = load(paths, plan, args.config)
+        tell_of_flips(models, args.tta, settings)
+        return models
+
+    def outputs(case: str) -> list[str]:
+        return [f"{case}.nii.gz", f"qc/{case}.png", f"qc/{case}.json"]
+
+    def key(case: str) -> str:
+        return cli.digest(told, obeyed, *paths, *cases[case].files())
+
+    def prepare(case: str) -> Any:
+        from mist_core import io, preprocess
+
+        volumes = [io.read_image(path) for path in cases[case].files()]
+        return preprocess.preprocess(volumes, None, plan), volumes[0]
+
+    def compute(case: str, folder: Path, prepared: Any) -> Any:
+        from mist_core import predict
+
+        done, first = prepared
+        return predict.predict_array(loaded(), done.image, done.origin, settings), first
+
+    def finish(case: str, folder: Path, computed: Any) -> None:
+        from mist_core import io, quality
+
+        volume, first = computed
+        if strategy:
+            volume = io.Volume(postprocess.postprocess(volume.array, strategy), volume.geometry)
+        io.write_volume(folder / f"{case}.nii.gz", volume)
+        quality.write_quality(folder / "qc", case, first, volume, plan)
+
+    work = cli.CaseWork(outputs, key, compute, prepare=prepare, finish=finish)
+    if args.overwrite or cli.unfinished(work, list(cases), args.output):
+        loaded()  # what is wrong with the models is wrong for all cases
+    return work
+
+
+def load(paths: Sequence[Path], plan: Plan, config: Path) -> Any:
+    """The models. Raises DataError unless they were trained with this plan."""
+    take_gpus()
+    from mist_core import predict
+
+    models = predict.load_models(paths)
+    expected = part_read_by("train", plan.model_dump(mode="json"))
+    for path, model in zip(paths, models, strict=True):
+        if part_read_by("train", model.plan.model_dump(mode="json")) != expected:
+            raise DataError(
+                f"{config}: expected the plan that {path} was trained with, found another."
+                " Name the config.json of these models."
+            )
+    return models
+
+
+def tell_of_flips(models: Sequence[Any], asked: str | None, settings: Predict) -> None:
+    """Say what mirrored copies cost where they are left out by default, or do nothing."""
+    times = max(2 ** len(model.train.mirrored_axes) for model in models)
+    if times > 1 and asked is None and not settings.flips:
+        log.info("without mirrored copies on a CPU: --tta flips would take %d times as long", times)
+    if times == 1 and asked == "flips":
+        log.info("--tta flips changes nothing: these models were trained without mirroring")
+
+
+def write_table(output: Path, cases: Sequence[str], plan: Plan) -> None:
+    """Write predictions.csv, and tell of each case that should be looked at."""
+    from mist_core import quality
+
+    odd = quality.write_table(output / "predictions.csv", output / "qc", cases, plan)
+    for case, words in odd.items():
+        picture = output / f"qc/{case}.png"
+        if picture.exists():
+            log.warning("look at case %s: %s (%s)", case, ", ".join(words), picture)
 
 
 if __name__ == "__main__":
