@@ -63,7 +63,9 @@ def case_parser(description: str | None) -> argparse.ArgumentParser:
 def add_case_options(p: argparse.ArgumentParser) -> None:
     """The options by which the workflow follows what becomes of cases."""
     p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
-    p.add_argument("--after", type=Path, help="manifest of the stage before: its failures stay")
+    p.add_argument(
+        "--after", type=Path, nargs="+", default=[], help="manifests of before: failures stay"
+    )
     p.add_argument(
         "--manifest",
         type=Path,
@@ -237,23 +239,23 @@ def do_cases(
     cases: Sequence[str],
     output: Path,
     manifest: Path | None = None,
-    after: Path | None = None,
+    after: Sequence[Path] = (),
     workers: int = 1,
     left_out: Mapping[str, str] | None = None,
     leave_out: bool = False,
 ) -> None:
     """Do those cases that are not done yet, or were done from something else.
 
-    A case that fails does not stop the others, nor does one that failed, or was left out, in the
-    stage ``after`` which this one comes; ``left_out`` names those that are left out from here on,
+    A case that fails does not stop the others, nor does one that failed, or was left out, in a job
+    ``after`` which this one comes; ``left_out`` names those that are left out from here on,
     and why; with ``leave_out`` so are those that fail. What any of them left earlier is removed.
     With a manifest all failures are written there, else they are raised together at the end. What
     is no DataError is raised as it is, after the others were done. More than one worker: in
     processes, each of which does a case from its beginning to its end.
     """
     ended = {case: {LEFT_OUT: reason} for case, reason in (left_out or {}).items()}
-    if after:
-        ended |= without_files(read_json(after))
+    for manifest_before in after:
+        ended |= without_files(read_json(manifest_before))
     to_do = [case for case in cases if case not in ended]
     with alone(manifest) if manifest else nullcontext():
         for case in ended.keys() & set(cases):

@@ -34,6 +34,7 @@ Stage = Literal[
     "preprocess",
     "train",
     "predict",
+    "ensemble",
     "postprocess",
     "evaluate",
     "rank",
@@ -43,6 +44,8 @@ Voxels = Annotated[int, Field(gt=0)]
 Label = Annotated[int, Field(gt=0, le=65535)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]  # of a folder under results/
 LOSSES: Mapping[str, tuple[str, ...]] = {  # names, and parameters that the user may set
     "dice": (),
     "dice_ce": (),
@@ -384,6 +387,16 @@ class Overrides(Section):
     predict: dict[str, Any] = Field(default_factory=dict)
 
 
+class Ensemble(Section):
+    """Experiments whose label maps are combined into one for each case."""
+
+    experiments: Annotated[list[str], Field(min_length=2)]
+    backend: Literal["staple", "majority_vote"] = "staple"
+    weights: Annotated[list[Weight], Field(min_length=2)] | None = Field(
+        None, description="of each experiment, for majority_vote"
+    )
+
+
 SECTIONS: dict[str, type[Section]] = {
     "analyze": Analyze,
     "preprocess": Preprocess,
@@ -421,8 +434,11 @@ class Config(Section):
     predict: Predict = Predict()
     postprocess: Postprocess = Postprocess()
     evaluate: Evaluate = Evaluate()
-    experiments: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")], Overrides] = Field(
+    experiments: dict[Name, Overrides] = Field(
         default_factory=dict, description="name: overrides; none: one experiment, default"
+    )
+    ensemble: dict[Name, Ensemble] = Field(
+        default_factory=dict, description="name: experiments to combine, and how"
     )
 
     def experiment_names(self) -> list[str]:
@@ -543,6 +559,34 @@ def _problems_of_parameters(
     ]
 
 
+def problems_of_ensembles(config: Config) -> list[str]:
+    """Names that are taken or not known, weights that do not belong to experiments."""
+    taken, problems = config.experiment_names(), []
+    for name, own in config.ensemble.items():
+        place = f"ensemble.{name}"
+        if name in (*taken, *RESERVED_EXPERIMENTS):
+            problems.append(
+                f"{place}: expected a name that no experiment has and that is none of "
+                f"{', '.join(RESERVED_EXPERIMENTS)}. Rename the ensemble."
+            )
+        if len(set(own.experiments) & set(taken)) < len(own.experiments):
+            problems.append(
+                f"{place}.experiments: expected some of {', '.join(taken)}, each once, found "
+                f"{', '.join(own.experiments)}. Mend it."
+            )
+        if own.weights and own.backend != "majority_vote":
+            problems.append(
+                f"{place}.weights: expected the backend majority_vote beside them, found "
+                f"{own.backend}. Change it, or leave them out."
+            )
+        if own.weights and len(own.weights) != len(own.experiments):
+            problems.append(
+                f"{place}.weights: expected {len(own.experiments)}, one for each experiment, found "
+                f"{len(own.weights)}. Mend them."
+            )
+    return problems
+
+
 def problems_of_overrides(name: str, overrides: Any) -> list[str]:
     """A line for everything that is wrong in one experiment."""
     place = f"experiments.{name}"
@@ -596,7 +640,8 @@ def read_config(values: Mapping[str, Any]) -> Config:
         own = [line for line in _lines(error, "") if line.split(":")[0] not in named]
         problems = own + problems
     else:
-        problems += problems_of_training(config) if not problems else []
+        if not problems:
+            problems += problems_of_training(config) + problems_of_ensembles(config)
     raise_all(problems, "config")
     return config
 

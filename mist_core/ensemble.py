@@ -1,6 +1,6 @@
-"""One label map from several of the same case."""
+"""One label map from what several models say of the same case: their labels, or probabilities."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,38 +8,58 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from mist_core.errors import DataError
+from mist_core.geometry import Geometry
 from mist_core.io import Volume
+from mist_core.labels import to_values
 
 Labels = NDArray[Any]
+Probabilities = NDArray[np.float32]  # (K, Z, Y, X)
+TIE = 1e-9  # share of all votes by which rounding may part what is equal
 
 
-def ensemble(volumes: Sequence[Volume], backend: str) -> Volume:
+def ensemble(
+    volumes: Mapping[str, Volume], backend: str, weights: Sequence[float] | None = None
+) -> Volume:
     """The label map that several agree on, on their common grid.
 
-    Raises DataError when their grids differ.
+    ``volumes`` are label maps by the names of their files. ``weights``, one for each and positive,
+    are for ``majority_vote``. Raises DataError when grids differ.
     """
-    first = volumes[0]
-    for other in volumes[1:]:
-        if not other.geometry.matches(first.geometry):
-            raise DataError(
-                f"expected predictions on one grid ({first.geometry}), found {other.geometry}. "
-                "Predict again, or resample."
-            )
-    kind = np.result_type(*(volume.array.dtype for volume in volumes))
-    return Volume(BACKENDS[backend]([v.array.astype(kind) for v in volumes]), first.geometry)
+    first, *_ = volumes.values()
+    for name, other in volumes.items():
+        _check_grid(name, other.geometry, first.geometry)
+    arrays = [volume.array for volume in volumes.values()]
+    kind = np.result_type(*arrays)
+    same = [array.astype(kind, copy=False) for array in arrays]
+    combined = BACKENDS[backend](same) if weights is None else majority_vote(same, weights)
+    return Volume(combined, first.geometry)
 
 
-def majority_vote(maps: Sequence[Labels]) -> Labels:
-    """The label that most maps have at a voxel; background where there is a tie."""
-    labels = np.unique([value for array in maps for value in np.unique(array)])
-    most = np.zeros(maps[0].shape, np.uint16)
-    winner = np.zeros_like(maps[0])
-    for label in labels:
-        votes = sum((array == label).astype(np.uint16) for array in maps)
-        winner[votes == most] = 0
-        winner[votes > most] = label
-        most = np.maximum(most, votes)
+def majority_vote(maps: Sequence[Labels], weights: Sequence[float] | None = None) -> Labels:
+    """The label with most votes at a voxel, each of its weight; background where there is a tie.
+
+    Maps are arrays of one shape and type.
+    """
+    shares = np.ones(len(maps)) if weights is None else np.asarray(weights, float)
+    shares = shares / shares.sum()
+    odd = np.zeros(maps[0].shape, bool)  # most often a few voxels at borders
+    for other in maps[1:]:
+        odd |= other != maps[0]
+    winner = maps[0].copy()
+    winner[odd] = _vote(np.stack([array[odd] for array in maps]), shares)
     return winner
+
+
+def _vote(maps: Labels, shares: NDArray[np.float64]) -> Labels:
+    """The same for maps (N, voxels) and weights that add up to 1."""
+    most = np.zeros(maps.shape[1])
+    winner = np.zeros_like(maps[0])
+    for label in np.unique(maps):
+        votes = shares @ (maps == label)
+        winner[votes >= most - TIE] = 0
+        winner[votes > most + TIE] = label
+        most = np.maximum(most, votes)
+    return np.asarray(winner)
 
 
 def staple(maps: Sequence[Labels]) -> Labels:
@@ -47,11 +67,60 @@ def staple(maps: Sequence[Labels]) -> Labels:
 
     Weighs each map by how well it agrees with the estimated truth; background where undecided.
     """
-    images = [sitk.GetImageFromArray(array.astype(np.uint16)) for array in maps]
-    return sitk.GetArrayFromImage(sitk.MultiLabelSTAPLE(images, 0)).astype(maps[0].dtype)
+    # Numbered from 0: the filter keeps a table of all pairs of labels up to the largest.
+    labels = np.unique([0, *(value for array in maps for value in np.unique(array))])
+    numbered = [np.searchsorted(labels, array).astype(np.uint16) for array in maps]
+    found = sitk.MultiLabelSTAPLE([sitk.GetImageFromArray(array) for array in numbered], 0)
+    return np.asarray(labels.astype(maps[0].dtype)[sitk.GetArrayFromImage(found)])
 
 
 BACKENDS: Mapping[str, Callable[[Sequence[Labels]], Labels]] = {
     "staple": staple,
     "majority_vote": majority_vote,
 }
+
+
+def mean_probabilities(
+    parts: Iterable[tuple[str, Probabilities, Geometry]], weights: Sequence[float] | None = None
+) -> tuple[Probabilities, Geometry]:
+    """The mean of probabilities, (K, Z, Y, X) float32, and their common grid.
+
+    Every part has the name of its file; ``weights`` are positive, one for each. Parts are taken one
+    by one, so that an iterator need not hold more than one. Raises DataError when they differ in
+    grid or number of classes.
+    """
+    total = grid = None
+    all_weights = 0.0
+    for index, (name, part, geometry) in enumerate(parts):
+        if total is None or grid is None:
+            total, grid = np.zeros(part.shape), geometry  # float64: no order makes a difference
+        if len(part) != len(total):
+            raise DataError(
+                f"{name}: expected {len(total)} classes as in the others, found {len(part)}. "
+                "Take predictions of one dataset."
+            )
+        _check_grid(name, geometry, grid)
+        weight = 1.0 if weights is None else weights[index]
+        for k, of_class in enumerate(part):  # one by one, for the memory
+            total[k] += np.multiply(of_class, weight, dtype=float)
+        all_weights += weight
+    assert total is not None
+    assert grid is not None
+    total /= all_weights
+    return total.astype(np.float32), grid
+
+
+def strongest(probabilities: Probabilities, labels: Sequence[int]) -> Labels:
+    """The label of the most probable class at every voxel, of the lowest of equal ones.
+
+    ``labels`` has the label value of every class. The type is the smallest that holds them all.
+    """
+    return to_values(probabilities.argmax(axis=0), labels)
+
+
+def _check_grid(name: str, found: Geometry, expected: Geometry) -> None:
+    if not found.matches(expected):
+        raise DataError(
+            f"{name}: expected the grid of the others ({expected}), found {found}. Predict again, "
+            "or resample."
+        )

@@ -28,6 +28,7 @@ UNEVEN_SLICES = 0.01  # of the distance of slices, up to which they are evenly s
 NIFTI1_HEADER_SIZE, NIFTI1_FIRST_VOXEL = 348, 352  # bytes
 GZIP = b"\x1f\x8b"
 MOST_INFLATED = 1100  # deflate makes no byte of less than a thousandth
+ROUNDING = 1e-4  # by which probabilities may lie outside 0..1
 NIFTI1_TYPES = {  # code in the header: NumPy's name
     2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8",
     16: "f4", 64: "f8",
@@ -62,11 +63,15 @@ def geometry_of(image: Any) -> Geometry:
 def to_sitk(volume: Volume) -> sitk.Image:
     """The inverse of ``from_sitk``."""
     image = sitk.GetImageFromArray(volume.array)
-    header = volume.geometry.to_json()
+    _place(image, volume.geometry)
+    return image
+
+
+def _place(image: sitk.Image, geometry: Geometry) -> None:
+    header = geometry.to_json()
     image.SetSpacing(header["spacing"])
     image.SetOrigin(header["origin"])
     image.SetDirection(header["direction"])
-    return image
 
 
 def read_image(path: Path) -> Volume:
@@ -157,6 +162,36 @@ def read_channels(path: Path) -> list[Volume]:
     )
     geometry = _with_right_angles(path, geometry)
     return [Volume(channel, geometry) for channel in array.reshape(size[::-1])]
+
+
+def read_probabilities(path: Path) -> tuple[NDArray[np.float32], Geometry]:
+    """Read the probability of every class, (K, Z, Y, X), from a NIfTI with K values per voxel.
+
+    Raises DataError for a file that is missing, damaged, or of another kind, and for values that
+    are not finite or lie outside 0..1 by more than rounding.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found none. Check the path or restore the file.")
+    with _readable(path):
+        layout, voxels = _nifti_layout(_head(_blocks(path))), _nifti_voxels(path)
+    size = layout[0] if layout else []
+    # Not ITK's: it drops an axis of a vector image that has one voxel.
+    geometry = _nifti_geometry(path, dimension=5)
+    if voxels is None or geometry is None or len(size) != 5 or size[3] != 1:
+        found = f"a size of {size}" if size else "another kind of file"
+        raise DataError(
+            f"{path}: expected a 3-D NIfTI with an sform and a probability for each class at every "
+            f"voxel, found {found}. Write probabilities, not labels, as vectors."
+        )
+    geometry = _with_right_angles(path, geometry)
+    array = voxels.reshape(size[4], *geometry.shape).astype(np.float32, copy=False)
+    low, high = float(array.min()), float(array.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # nor is NaN
+        raise DataError(
+            f"{path}: expected probabilities from 0 to 1, found {low:g} to {high:g}. Write the "
+            "output of a softmax, not logits, and do not resample it with splines."
+        )
+    return array, geometry
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -265,14 +300,17 @@ def _read(path: Path) -> Volume:
     return Volume(sitk.GetArrayFromImage(image), geometry)
 
 
-def _nifti_geometry(path: Path) -> Geometry | None:
-    """The grid that the sform of a NIfTI-1 header gives, axes as they are; None without one."""
+def _nifti_geometry(path: Path, dimension: int = 3) -> Geometry | None:
+    """The grid that the sform of a NIfTI-1 header gives, axes as they are.
+
+    None without one, or where the voxels are not in that many dimensions.
+    """
     raw = _head(_blocks(path))
     order = _byte_order(raw)
     if order is None:
         return None
     size = np.frombuffer(raw, f"{order}i2", 4, offset=40)
-    if size[0] != 3 or not int(np.frombuffer(raw, f"{order}i2", 1, offset=254)[0]):
+    if size[0] != dimension or not int(np.frombuffer(raw, f"{order}i2", 1, offset=254)[0]):
         return None
     affine = np.frombuffer(raw, f"{order}f4", 12, offset=280).reshape(3, 4).astype(float)
     affine[:2] *= -1  # NIfTI's x and y grow to the right and to the front
@@ -431,6 +469,18 @@ def write_volume(path: Path, volume: Volume) -> None:
     """Write a volume, compressed, under a temporary name that is then renamed."""
     with replacing(path) as temporary:
         sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
+
+
+def write_probabilities(path: Path, probabilities: NDArray[np.float32], geometry: Geometry) -> None:
+    """Write the probability of every class, (K, Z, Y, X), K at least 2, to a ``.nii.gz``.
+
+    The file has K values of float32 per voxel. Written under a temporary name that is then renamed.
+    """
+    last = np.ascontiguousarray(np.moveaxis(probabilities, 0, -1), np.float32)
+    image = sitk.GetImageFromArray(last, isVector=True)
+    _place(image, geometry)
+    with replacing(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:

@@ -6,15 +6,17 @@ Per-axis values in the file are (x, y, z); the properties of ``Plan`` give them 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mist_core.config import array_order
 from mist_core.errors import DataError
 from mist_core.files import read_json
 from mist_core.geometry import Shape, Triple
 
+LabelValue = Annotated[int, Field(ge=0, le=65535)]
+LabelValues = TypeAdapter(Annotated[tuple[LabelValue, ...], Field(min_length=2)])
 # What each stage reads of the plan. A change elsewhere in it leaves the stage's outputs alone.
 READ_BY = {
     "preprocess": (
@@ -158,6 +160,23 @@ def parse_plan(fields: Any, source: str) -> Plan:
             f"{source}: expected a plan written by analyze, found mistakes in: {places}. "
             "Delete the file to have it made again."
         ) from error
+
+
+def read_labels_of(path: Path) -> tuple[int, ...]:
+    """The label value of every class index, from a ``config.json``, also one of another version.
+
+    Raises DataError for a file without them.
+    """
+    fields = read_json(path)
+    info = fields.get("dataset_info") if isinstance(fields, dict) else None
+    labels = info.get("labels") if isinstance(info, dict) else None
+    try:
+        return LabelValues.validate_python(labels)
+    except ValidationError:
+        raise DataError(
+            f"{path}: expected dataset_info.labels with a label value for every class, found "
+            f"{labels}. Name the config.json of the models."
+        ) from None
 
 
 def left_out_of(plan: dict[str, Any], cases: Sequence[str]) -> dict[str, str]:

@@ -22,7 +22,10 @@ from mist_core.files import read_json
 TICK_SECONDS = 1.0
 LINE_SECONDS = 60.0  # between lines where they are not drawn over each other
 LARGEST_TAIL = 100_000  # bytes at the end of a log that are searched
-STAGES = ("fingerprint", "describe", "preprocess", "train", "predict", "postprocess", "evaluate")
+STAGES = (
+    *("fingerprint", "describe", "preprocess", "train", "predict", "ensemble", "postprocess"),
+    "evaluate",
+)
 UNIT = {"train": " epochs"}  # the other stages count cases
 LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")  # as cli.run lets a script write
 LAST_LINES = 10

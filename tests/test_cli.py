@@ -230,7 +230,7 @@ def test_what_a_case_left_is_removed_when_it_failed_before(stage):
     stage.run("a", "b")
     before = stage.folder / "before.json"
     before.write_text(json.dumps({"cases": {"a": {"error": "unreadable"}, "b": {}}}))
-    stage.manifest("a", "b", after=before)
+    stage.manifest("a", "b", after=[before])
     assert stage.made() == outputs_of("b")
 
 
@@ -295,9 +295,18 @@ def test_files_that_come_from_the_others_do_not_count_and_go_when_they_are_not_a
 def test_what_failed_before_fails_with_the_same_words_and_without_work(stage):
     before = stage.folder / "before.json"
     before.write_text(json.dumps({"cases": {"b": {"error": "b.nii: no image"}}}))
-    cases = stage.manifest("a", "b", after=before)
+    cases = stage.manifest("a", "b", after=[before])
     assert cases["b"] == {"error": "b.nii: no image"}
     assert stage.computed() == "a"
+
+
+def test_a_case_that_failed_in_one_of_several_jobs_before_is_not_done(stage):
+    before = [stage.folder / f"{name}.json" for name in "ab"]
+    for path in before:
+        path.write_text(json.dumps({"cases": {path.stem: {"error": "no image"}, "c": {}}}))
+    cases = stage.manifest("a", "b", "c", after=before)
+    assert cases["a"] == cases["b"] == {"error": "no image"}
+    assert stage.computed() == "c"
 
 
 def test_the_content_of_a_lost_file_is_refused_by_name(stage):

@@ -38,7 +38,7 @@ FLAGS = {
     "rank": "--results --output-csv --names --output-detailed-csv --metric-direction-overrides "
     "--id-column",
     "ensemble": "--predictions --output --input-type --config --ensemble-backend "
-    "--probability-ensemble-backend --num-workers-ensemble",
+    "--probability-ensemble-backend --weights --output-probs --num-workers-ensemble",
     "average_weights": "--weights --output",
     "convert_msd": "--source --output --link --num-workers-conversion",
     "convert_csv": "--train-csv --output --test-csv --link --num-workers-conversion",
@@ -63,6 +63,7 @@ DEFAULTS = [
     ("evaluate", "--num-workers-evaluate", "1"),
     ("rank", "--id-column", "id"),
     ("ensemble", "--ensemble-backend", "staple"),
+    ("ensemble", "--probability-ensemble-backend", "mean"),
     ("convert_msd", "--num-workers-conversion", "1"),
 ]
 

@@ -79,13 +79,18 @@ WRONG = [
     ("experiments.default", {"evaluate": {}}),
     ("experiments.../up", {}),
     ("experiments.rank", {}),
+    ("ensemble.both", {}),
+    ("ensemble.both", {"experiments": ["default"]}),
+    ("ensemble.both", {"experiments": ["default", "default"]}),
+    ("ensemble.both", {"experiments": ["default", "other"]}),
+    ("ensemble.../up", {"experiments": ["default", "other"]}),
     ("colour", "red"),
 ]
 
 
 @pytest.mark.parametrize(("place", "value"), WRONG)
 def test_a_value_that_cannot_work_is_named_with_its_place(place, value):
-    keys = place.split(".", 1) if place.startswith("experiments") else place.split(".")
+    keys = place.split(".", 1) if place.startswith(("exp", "ens")) else place.split(".")
     for key in reversed(keys):
         value = {key: value}
     lines = problems(value)
@@ -112,6 +117,35 @@ def test_an_experiment_that_is_not_listed_is_the_default_one():
     assert Config().experiment_names() == ["default"]
     assert Config().for_experiment("default") == Config()
     assert read_config({"experiments": {"a": {}, "b": {}}}).experiment_names() == ["a", "b"]
+
+
+def ensembled(name="both", **own):
+    """A config with two experiments and an ensemble of them."""
+    own = {"experiments": ["a", "b"]} | own
+    return {"experiments": {"a": {}, "b": {}, "c": {}}, "ensemble": {name: own}}
+
+
+def test_an_ensemble_is_of_experiments_under_a_name_of_its_own():
+    both = read_config(ensembled()).ensemble["both"]
+    assert (both.experiments, both.backend, both.weights) == (["a", "b"], "staple", None)
+    for name in ("c", "rank", "done"):
+        (line,) = problems(ensembled(name))
+        assert line.startswith(f"ensemble.{name}: expected a name that no experiment has")
+    (line,) = problems(ensembled(experiments=["a", "d"]))
+    assert "ensemble.both.experiments: expected some of a, b, c, each once, found a, d" in line
+
+
+def test_weights_of_an_ensemble_are_one_for_each_vote():
+    vote = {"backend": "majority_vote"}
+    assert read_config(ensembled(**vote, weights=[2, 0.5])).ensemble["both"].weights == [2, 0.5]
+    for weights in ([1, 0], [1, -1], [1, float("inf")], [1, float("nan")], ["x", 1]):
+        assert problems(ensembled(**vote, weights=weights))[0].startswith("ensemble.both.weights.")
+    (line,) = problems(ensembled(**vote, weights=[1, 2, 3]))
+    assert "ensemble.both.weights: expected 2, one for each experiment, found 3." in line
+    (line,) = problems(ensembled(weights=[1, 2]))
+    assert "ensemble.both.weights: expected the backend majority_vote beside them" in line
+    (line,) = problems(ensembled(backend="mean"))
+    assert line.startswith("ensemble.both.backend: expected 'staple' or 'majority_vote', found")
 
 
 def test_all_mistakes_are_said_at_once():

@@ -34,8 +34,10 @@ from mist_core.io import (
     read_geometry,
     read_image,
     read_labels,
+    read_probabilities,
     to_sitk,
     write_array,
+    write_probabilities,
     write_volume,
 )
 
@@ -320,6 +322,69 @@ def test_a_label_map_of_one_value_is_read(tmp_path):
     labels = read_labels(written(tmp_path / "a.nii.gz", np.zeros((2, 3, 4), np.int16)))
     assert labels.array.dtype == np.uint8
     assert not labels.array.any()
+
+
+# --- probabilities --------------------------------------------------------------------------------
+
+
+def softmaxed(shape, n_classes=3):
+    """Probabilities, (K, z, y, x)."""
+    odds = np.exp(np.random.default_rng(0).normal(size=(n_classes, *shape)))
+    return (odds / odds.sum(axis=0)).astype(np.float32)
+
+
+@settings(max_examples=25)
+@given(geometry=geometries(low=1, high=6), n_classes=st.sampled_from([2, 3, 4, 6, 9]))
+def test_probabilities_come_back_as_they_were(tmp_path_factory, geometry, n_classes):
+    path = tmp_path_factory.getbasetemp() / "probabilities.nii.gz"
+    array = softmaxed(geometry.shape, n_classes)
+    write_probabilities(path, array, geometry)
+    back, found = read_probabilities(path)
+    assert back.dtype == np.float32
+    assert np.array_equal(back, array)
+    assert found.matches(geometry, tolerance=1e-3)
+
+
+def test_a_file_of_probabilities_has_a_vector_at_every_voxel(tmp_path):
+    array = softmaxed((3, 4, 5))
+    write_probabilities(tmp_path / "a.nii.gz", array, grid((3, 4, 5), (3.0, 2.0, 1.0)))
+    image = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    assert image.GetPixelIDTypeAsString() == "vector of 32-bit float"
+    assert (image.GetSize(), image.GetSpacing()) == ((5, 4, 3), (1.0, 2.0, 3.0))
+    np.testing.assert_array_equal(image[4, 1, 2], array[:, 2, 1, 4])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_what_holds_no_probabilities_is_refused(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    refused(path, "found none", read=read_probabilities)
+    write_volume(path, ball(grid((4, 4, 4))))
+    refused(path, "a probability for each class", "[4, 4, 4]", read=read_probabilities)
+    written(path, np.zeros((3, 4, 5, 6), np.float32))
+    refused(path, "found a size of [6, 5, 4, 3]", read=read_probabilities)
+    write_probabilities(path, softmaxed((20, 20, 20)), grid((20, 20, 20)))
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused(path, "readable image", read=read_probabilities)
+    path.write_bytes(b"")
+    refused(path, "readable image", read=read_probabilities)
+    path.write_bytes(b"no image" * 99)
+    refused(path, "found another kind of file", read=read_probabilities)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.01, 1.01, 7.0])
+def test_values_that_are_no_probabilities_are_refused(tmp_path, value):
+    array = softmaxed((3, 4, 5))
+    array[1, 2, 3, 4] = value
+    write_probabilities(tmp_path / "a.nii.gz", array, grid((3, 4, 5)))
+    refused(tmp_path / "a.nii.gz", "from 0 to 1, found", read=read_probabilities)
+
+
+@pytest.mark.parametrize("value", [-1e-6, 1 + 1e-6])
+def test_rounding_does_not_make_a_probability_a_wrong_one(tmp_path, value):
+    array = softmaxed((3, 4, 5))
+    array[1, 2, 3, 4] = value
+    write_probabilities(tmp_path / "a.nii.gz", array, grid((3, 4, 5)))
+    assert read_probabilities(tmp_path / "a.nii.gz")[0][1, 2, 3, 4] == np.float32(value)
 
 
 # --- real scans -----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ TINY = {
     "postprocess": {"strategies": ["strategies/s1.json", "strategies/s2.json"]},
     "experiments": {"a": {}, "b": {"train": {"learning_rate": 0.002}}},
 }
+TEST_FILE = "test_01.nii.gz"
 SMALL = [{"transform": "remove_small_objects", "apply_to_labels": [-1], "per_label": True}]
 
 
@@ -264,6 +265,73 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     (project.folder / "numpy/images/demo_01.npy").unlink()
     assert project.jobs() == {"preprocess": 1, "gather_arrays": 1}
     assert {Path(p).stem for p in project.changed(files)} == {"demo_01"}
+
+
+def test_experiments_are_combined_and_the_ensemble_is_scored_as_they_are(project):
+    """Other weights make the ensemble again and what follows from it, and nothing else."""
+    project.config["postprocess"]["strategies"] = []
+    members = {"experiments": ["b", "a"], "backend": "majority_vote"}
+    project.config["ensemble"] = {"both": members}
+    code, output, jobs = project.run()
+    assert code == 0, output
+    assert (jobs["ensemble"], jobs["predict"], jobs["evaluate"]) == (3, 4, 3)
+    results = project.folder / "results"
+
+    def label_maps(name):
+        files = (results / name / "predictions").rglob("*.nii.gz")
+        return {path.name: sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in files}
+
+    a, b, both = (label_maps(name) for name in ("a", "b", "both"))
+    assert set(both) == set(a) == {*(f"demo_{n:02d}.nii.gz" for n in range(1, 5)), TEST_FILE}
+    for case, found in both.items():
+        np.testing.assert_array_equal(found, np.where(a[case] == b[case], a[case], 0))
+    assert any((a[case] != b[case]).any() for case in a)
+    ranked = {row["strategy"] for row in read_rows(results / "rank/ranking.csv")}
+    assert ranked == {"a/raw", "b/raw", "both/raw"}
+    assert "both/raw" in (results / "report.html").read_text(encoding="utf-8")
+
+    before = project.made()
+    members["weights"] = [2, 1]
+    assert project.jobs() == {"ensemble": 3, "evaluate": 1} | GATHER | OF_ALL
+    assert {Path(path).parts[1] for path in project.changed(before)} == {"both"}
+    for case, found in label_maps("both").items():
+        np.testing.assert_array_equal(found, b[case])
+
+
+@pytest.mark.slow
+def test_an_ensemble_follows_its_experiments(project):
+    project.config["postprocess"]["strategies"].pop()
+    project.config["ensemble"] = {"both": {"experiments": ["a", "b"]}}
+    project.config["experiments"]["b"]["analyze"] = {"target_spacing": [1.5, 1.5, 1.5]}
+    jobs = project.jobs()
+    assert (jobs["postprocess"], jobs["evaluate"], jobs["keep_strategy"]) == (9, 6, 3)
+    # Another case, in one invocation: behind the checkpoints of both.
+    project.add("train", "case_00", like="demo_01")
+    assert project.jobs()["ensemble"] == 3
+    assert (project.folder / "results/both/predictions/train/raw/case_00.nii.gz").exists()
+
+
+@pytest.mark.slow
+def test_an_ensemble_passes_on_what_failed_in_its_experiments(project):
+    project.config["postprocess"]["strategies"] = []
+    project.config["ensemble"] = {"both": {"experiments": ["a", "b"]}}
+    image = project.folder / "data/test/test_01/t1.nii.gz"
+    good = image.read_bytes()
+    image.write_bytes(b"nothing")
+    code, output, _ = project.run()
+    assert code == 1
+    assert "case test_01: data/test/test_01/t1.nii.gz: expected a readable image" in output
+    predictions = project.folder / "results/both/predictions"
+    assert len(list((predictions / "train/raw").glob("*.nii.gz"))) == 4
+    assert not (predictions / "test" / TEST_FILE).exists()
+    image.write_bytes(good)
+    assert project.jobs()["ensemble"] == 1
+    before = project.made()
+    (predictions / "test" / TEST_FILE).unlink()
+    assert project.jobs() == {"ensemble": 1} | GATHER
+    assert set(project.changed(before)) == {f"results/both/predictions/test/{TEST_FILE}"}
+    del project.config["ensemble"]
+    assert project.jobs() == GATHER | OF_ALL
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ STAGES_WITH_MEMORY = (
     "preprocess",
     "train",
     "predict",
+    "ensemble",
     "postprocess",
     "evaluate",
 )
@@ -312,6 +313,8 @@ CONFIG, DATASET, FACTS, FOUND, FOLDS = checked()
 TRAIN, TEST = FOUND.train, FOUND.test
 CASES = TRAIN | TEST
 EXPERIMENTS = {name: CONFIG.for_experiment(name) for name in CONFIG.experiment_names()}
+ENSEMBLES = CONFIG.ensemble
+PREDICTED = [*EXPERIMENTS, *ENSEMBLES]  # all that later stages work on
 STRATEGIES = {Path(path).stem: path for path in CONFIG.postprocess.strategies}
 N_FOLDS = CONFIG.analyze.folds
 TABLE = CONFIG.analyze.case_table
@@ -431,7 +434,19 @@ wildcard_constraints:
 def chosen_for(wildcards):
     """The config with the overrides of the experiment that a job belongs to, if it has one."""
     names = [wildcards.get("experiment"), wildcards.get("grid", "").rstrip("/")]
-    return next((EXPERIMENTS[name] for name in names if name), CONFIG)
+    return next((EXPERIMENTS[name] for name in names if name in EXPERIMENTS), CONFIG)
+
+
+def members(wildcards):
+    """The experiments that an ensemble combines; of an experiment, itself."""
+    name = wildcards.experiment
+    return ENSEMBLES[name].experiments if name in ENSEMBLES else [name]
+
+
+def weights_of_votes(wildcards):
+    """The weights of an ensemble, as an argument."""
+    weights = ENSEMBLES[wildcards.experiment].weights
+    return f"--weights {' '.join(map(str, weights))}" if weights else ""
 
 
 def settings(section, without=()):
@@ -516,10 +531,15 @@ def grid_of_arrays(wildcards):
     return GRID_OF[wildcards.experiment]
 
 
-def arrays_path(wildcards):
-    """What the preprocessed arrays of an experiment hold, in short, by case."""
+def arrays_in(home, wildcards):
+    """What the preprocessed arrays below a folder hold, in short, by case."""
     test = "test/" if wildcards.get("chunk") in TEST_CHUNKS else ""
-    return f"{CONFIG.numpy}/{grid_of_arrays(wildcards)}{test}arrays.json"
+    return f"{CONFIG.numpy}/{home}{test}arrays.json"
+
+
+def arrays_path(wildcards):
+    """The same of an experiment."""
+    return arrays_in(grid_of_arrays(wildcards), wildcards)
 
 
 def arrays(cases, checkpoint="gather_arrays"):
@@ -538,12 +558,16 @@ def arrays(cases, checkpoint="gather_arrays"):
 
 
 def settled(wildcards):
-    """What checkpoints write for an experiment, as inputs of every job behind them.
+    """What checkpoints write for an experiment, or for all of an ensemble, as inputs of every job
+    behind them.
 
     Not to be read, but waited for: else a job whose output is missing would run before it is known
     that its inputs are to be made again.
     """
-    return [ancient(plan_path(wildcards)), ancient(arrays_path(wildcards))]
+    names = members(wildcards)
+    plans = [f"{CONFIG.results}/{PLAN_OF[name]}config.json" for name in names]
+    held = [arrays_in(GRID_OF[name], wildcards) for name in names]
+    return [ancient(path) for path in dict.fromkeys(plans + held)]
 
 
 def all_settled(wildcards):
@@ -704,6 +728,11 @@ def part_of(wildcards):
     return "test" if wildcards.chunk in TEST_CHUNKS else "train"
 
 
+def raw_part_of(wildcards):
+    """The same for predictions that no strategy has changed."""
+    return "test" if part_of(wildcards) == "test" else "train/raw"
+
+
 def enough_for(n_cases):
     """Workers for a job that does all cases: one for every eight, of those that there are."""
     return max(1, min(CORES or CLUSTER_THREADS, n_cases // 8))
@@ -715,8 +744,8 @@ def cases(wildcards, input):
 
 
 def candidates():
-    """Every experiment with its raw predictions and with each strategy, by name."""
-    for experiment in EXPERIMENTS:
+    """Experiments and ensembles with their raw predictions and with each strategy, by name."""
+    for experiment in PREDICTED:
         home = f"{CONFIG.results}/{experiment}"
         yield f"{experiment}/raw", f"{home}/results.csv", f"{home}/predictions/train/raw"
         for strategy in STRATEGIES:
@@ -742,13 +771,11 @@ def manifests(folder, chunks, **names):
 
 def of_every_case():
     """The manifests of the stages whose files users want."""
-    by_experiment = manifests(
-        "predict/{experiment}/", TO_PREDICT, experiment=EXPERIMENTS
-    )
+    by_experiment = manifests("predict/{experiment}/", TO_PREDICT, experiment=PREDICTED)
     by_strategy = manifests(
         "postprocess/{experiment}/{strategy}/",
         TO_PREDICT,
-        experiment=EXPERIMENTS,
+        experiment=PREDICTED,
         strategy=STRATEGIES,
     )
     return by_experiment + by_strategy
@@ -783,9 +810,10 @@ def tests_on_grids():
 
 def results():
     """All that a run is for: made again if it is missing."""
-    files = [f"models/fold_{fold}.pt" for fold in TO_TRAIN]
-    files += [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
-    made = [f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in files]
+    models = [f"models/fold_{fold}.pt" for fold in TO_TRAIN]
+    kept = [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
+    made = [f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in models]
+    made += [f"{CONFIG.results}/{e}/{file}" for e in PREDICTED for file in kept]
     made += (
         analysis() + grids() + of_every_case() + [f"{CONFIG.results}/done/cases.json"]
     )

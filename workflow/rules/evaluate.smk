@@ -28,6 +28,8 @@ rule evaluate:
         "<results>/logs/evaluate/{experiment}.log",
     benchmark:
         "<results>/benchmarks/evaluate/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=any_of(PREDICTED),
     conda:
         "../../envs/cpu.yaml"
     threads: enough_for(len(TRAIN))

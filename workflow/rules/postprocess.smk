@@ -19,6 +19,8 @@ rule postprocess:
         "<results>/logs/postprocess/{experiment}_{strategy}_{chunk}.log",
     benchmark:
         "<results>/benchmarks/postprocess/{experiment}_{strategy}_{chunk}.tsv"
+    wildcard_constraints:
+        experiment=any_of(PREDICTED),
     conda:
         "../../envs/cpu.yaml"
     params:
@@ -26,7 +28,7 @@ rule postprocess:
         cases=cases,
         tracked=tracked,
         home=lambda wildcards: f"{CONFIG.results}/{wildcards.experiment}",
-        raw=lambda wildcards: "test" if part_of(wildcards) == "test" else "train/raw",
+        raw=raw_part_of,
         part=part_of,
     shell:
         r"""
@@ -48,6 +50,8 @@ rule keep_strategy:
         "<results>/{experiment}/postprocess/{strategy}/strategy.json",
     log:
         "<results>/logs/keep_strategy/{experiment}_{strategy}.log",
+    wildcard_constraints:
+        experiment=any_of(PREDICTED),
     localrule: True
     conda:
         "../../envs/cpu.yaml"
