@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,16 @@ from mist_core.augment import mirror_axes
 from mist_core.config import Predict, Train
 from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision, tune
 from mist_core.files import read_json
-from mist_core.geometry import Origin
+from mist_core.geometry import Geometry, Origin
 from mist_core.io import Volume, open_array
+from mist_core.labels import smallest_uint, to_values
+from mist_core.metrics.surfaces import check_spacing
 from mist_core.modelfile import read_model_file, unreadable
 from mist_core.models import for_plan
 from mist_core.plan import Plan
+from mist_core.preprocess import preprocess
 from mist_core.regions import membership, mirrored_classes, mirrored_regions
-from mist_core.restore import restore
+from mist_core.restore import restore, restore_probabilities
 from mist_core.sliding import Cell, WindowGrid, flipped_mean
 
 LARGEST_SUMS = 2 << 30  # bytes of the cells that are begun, as float32; else they are float16
@@ -54,22 +58,62 @@ def load_models(paths: Sequence[Path]) -> list[TrainedModel]:
     return [load_model(path, best_device()) for path in paths]
 
 
+def predict_array(
+    models: Sequence[TrainedModel],
+    image: NDArray[Any],
+    spacing_mm: Sequence[float],
+    settings: Predict | None = None,
+) -> NDArray[np.unsignedinteger]:
+    """Label values (Z, Y, X) of an image (Z, Y, X), or (C, Z, Y, X) with channels as in the plan.
+
+    ``spacing_mm`` is per array axis. Axes run to the head, to the back and to the left, as those of
+    files that are read with SimpleITK do unless their headers say otherwise. No files are needed.
+    By default windows are not mirrored. Raises ValueError for another shape.
+    """
+    plan = models[0].plan
+    channels = np.asarray(image)[None] if np.ndim(image) == 3 else np.asarray(image)
+    if channels.ndim != 4 or len(channels) != len(plan.dataset_info.images):
+        raise ValueError(
+            f"expected an image of {len(plan.dataset_info.images)} channels (C, Z, Y, X), found "
+            f"shape {np.shape(image)}"
+        )
+    check_spacing(spacing_mm, 3)
+    z, y, x = map(float, spacing_mm)
+    place = Geometry(channels.shape[1:], (z, y, x), (0.0, 0.0, 0.0), np.eye(3))
+    done = preprocess([Volume(channel, place) for channel in channels], None, plan)
+    settings = settings or Predict(flips=False)
+    return predict_preprocessed(models, done.image, done.origin, settings).labels.array
+
+
 def predict_case(
     models: Sequence[TrainedModel], image: Path, geometry: Path, settings: Predict
 ) -> Volume:
     """The label map of one preprocessed case, from the files that preprocess wrote."""
-    return predict_array(models, open_array(image), Origin.from_json(read_json(geometry)), settings)
+    origin = Origin.from_json(read_json(geometry))
+    return predict_preprocessed(models, open_array(image), origin, settings).labels
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A label map on the grid of the scanner, and the probabilities it was made of."""
+
+    labels: Volume
+    probabilities: NDArray[np.float32] | None = None  # (K, Z, Y, X), where they were asked for
 
 
 @enough_memory("Lower predict.window_batch, or use a machine with more.")
 @torch.inference_mode()
-def predict_array(
+def predict_preprocessed(
     models: Sequence[TrainedModel],
     image: NDArray[np.floating],
     origin: Origin,
     settings: Predict,
-) -> Volume:
-    """The label map of a preprocessed image (C, Z, Y, X) on the grid that it came from."""
+    probabilities: bool = False,
+) -> Predicted:
+    """The label map of a preprocessed image (C, Z, Y, X) on the grid that it came from.
+
+    With ``probabilities`` those of all classes are held at once.
+    """
     device = best_device()
     tune(device)
     amp = models[0].train.amp
@@ -77,7 +121,11 @@ def predict_array(
     half = half_precision("auto" if device.type == "cpu" and amp == "float16" else amp, device)
     cells = predict_cells(models, image, settings, device, half)
     labels = models[0].plan.dataset_info.labels
-    return restore(cells, origin, labels, settings.restore)
+    if not probabilities:
+        return Predicted(restore(cells, origin, labels, settings.restore))
+    found = restore_probabilities(cells, origin, len(labels))
+    indices = found.argmax(axis=0).astype(smallest_uint(len(labels)))
+    return Predicted(Volume(to_values(indices, labels), origin.original), found)
 
 
 def predict_cells(

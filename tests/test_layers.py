@@ -100,7 +100,10 @@ def test_imports_point_up_and_stages_never_import_each_other(path):
     name = name_of(path)
     for other in imported(path.read_text(encoding="utf-8")) - {name}:
         assert LAYER[other] <= LAYER[name], f"{name} must not import {other}"
-        assert not {name, other} <= set(STAGES), f"stage {name} must not import stage {other}"
+        # A new image is preprocessed on its way, without files.
+        allowed = {name, other} == {"predict", "preprocess"}
+        pair = {name, other} <= set(STAGES)
+        assert allowed or not pair, f"stage {name} must not import stage {other}"
 
 
 def test_no_module_imports_itself_through_others():

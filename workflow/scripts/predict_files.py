@@ -77,10 +77,10 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--postprocess-strategy", type=Path, help="strategy JSON to apply")
     p.add_argument("--resume", action="store_true", help="keep what is done: always so")
     p.add_argument("--overwrite", action="store_true", help="make again what is done")
-    p.add_argument("--output-probs", action="store_true", help="not in this version yet")
+    p.add_argument(
+        "--output-probs", action="store_true", help="write probabilities/ID.nii.gz, too: much space"
+    )
     args = p.parse_args()
-    if args.output_probs:
-        raise DataError("--output-probs: this version writes label maps only. Leave it out.")
     if args.resume and args.overwrite:
         raise DataError("--resume: expected no --overwrite beside it, found both. Choose one.")
     if bool(args.image) != bool(args.id):
@@ -177,7 +177,8 @@ def work_of(
         return models
 
     def outputs(case: str) -> list[str]:
-        return [f"{case}.nii.gz", f"qc/{case}.png", f"qc/{case}.json"]
+        more = [f"probabilities/{case}.nii.gz"] if args.output_probs else []
+        return [f"{case}.nii.gz", f"qc/{case}.png", f"qc/{case}.json", *more]
 
     def key(case: str) -> str:
         return cli.digest(told, obeyed, *paths, *cases[case].files())
@@ -192,12 +193,19 @@ def work_of(
         from mist_core import predict
 
         done, first = prepared
-        return predict.predict_array(loaded(), done.image, done.origin, settings), first
+        found = predict.predict_preprocessed(
+            loaded(), done.image, done.origin, settings, args.output_probs
+        )
+        return found, first
 
     def finish(case: str, folder: Path, computed: Any) -> None:
         from mist_core import io, quality
 
-        volume, first = computed
+        found, first = computed
+        volume = found.labels
+        if args.output_probs:
+            path = folder / f"probabilities/{case}.nii.gz"
+            io.write_probabilities(path, found.probabilities, volume.geometry)
         if strategy:
             volume = io.Volume(postprocess.postprocess(volume.array, strategy), volume.geometry)
         io.write_volume(folder / f"{case}.nii.gz", volume)
