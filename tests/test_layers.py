@@ -32,7 +32,7 @@ LAYERS = (
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
         *("criterion", "modelfile", "transfer", "loading", "checkpoint", "validation", "records"),
-        "contact_sheet",
+        *("contact_sheet", "onnxfile"),
     ),
     (
         *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),
