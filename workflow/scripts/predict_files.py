@@ -11,15 +11,20 @@ from mist_core import cli
 from mist_core.errors import DataError, raise_all
 from mist_core.files import read_rows
 from mist_core.lease import gpu_pool, take_gpus
-from mist_core.plan import Plan, part_read_by, read_plan
+from mist_core.plan import Plan, read_plan, trained_alike
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
     p = cli.parser(__doc__)
-    p.add_argument("--models-dir", type=Path, required=True, help="folder with fold_<k>.pt")
-    p.add_argument("--config", type=Path, required=True, help="config.json of the models")
+    p.add_argument(
+        "--models-dir",
+        type=Path,
+        required=True,
+        help="folder with fold_<k>.pt or fold_<k>.onnx, a package, or one file of a model",
+    )
+    p.add_argument("--config", type=Path, help="config.json of the models; none: what they hold")
     p.add_argument(
         "--paths-csv", type=Path, required=True, help="CSV with id and a column for every channel"
     )
@@ -33,11 +38,7 @@ def main() -> None:
     if args.output_probs:
         raise DataError("--output-probs: this version writes label maps only. Leave it out.")
 
-    plan = read_plan(args.config)
-    images = read_images(args.paths_csv, plan)
-    paths = sorted(args.models_dir.glob("fold_*.pt"))
-    if not paths:
-        raise DataError(f"{args.models_dir}: expected models fold_<k>.pt, found none. Train first.")
+    paths = model_files(args.models_dir)
     choose_device(args.device)
 
     @cache
@@ -46,16 +47,16 @@ def main() -> None:
         from mist_core import predict
 
         models = predict.load_models(paths)
-        fields = plan.model_dump(mode="json")
-        for path, model in zip(paths, models, strict=True):
-            if part_read_by("train", model.plan.model_dump(mode="json")) != part_read_by(
-                "train", fields
-            ):
+        for model in models:
+            if args.config and not trained_alike(plan, model.plan, model.train.regions):
                 raise DataError(
-                    f"{args.config}: expected the plan that {path} was trained with, found another."
-                    " Name the config.json of these models."
+                    f"{args.config}: expected the plan that {args.models_dir} was trained with, "
+                    "found another. Name the config.json of these models, or none."
                 )
         return models
+
+    plan = read_plan(args.config) if args.config else loaded()[0].plan
+    images = read_images(args.paths_csv, plan)
 
     def key(case: str) -> str:
         strategy = args.postprocess_strategy
@@ -77,6 +78,16 @@ def main() -> None:
 
     work = cli.CaseWork(lambda case: [f"{case}.nii.gz"], key, compute)
     cli.do_cases(work, list(images), args.output)
+
+
+def model_files(path: Path) -> list[Path]:
+    """The file, or the models of a folder."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("fold_*.pt")) or sorted(path.glob("fold_*.onnx"))
+    if not found:
+        raise DataError(f"{path}: expected models fold_<k>.pt, found none. Train first.")
+    return found
 
 
 def read_images(table: Path, plan: Plan) -> dict[str, list[Path]]:
