@@ -197,3 +197,11 @@ def part_read_by(stage: str, plan: dict[str, Any], regions: bool = False) -> str
             value = value.get(key)  # of an older version it may lack one
         part[path] = value
     return json.dumps(part, sort_keys=True)
+
+
+def trained_alike(one: Plan, other: Plan, regions: bool = False) -> bool:
+    """Whether training obeys the same in both, so that models of one can be used with the other."""
+    first, second = (
+        part_read_by("train", plan.model_dump(mode="json"), regions) for plan in (one, other)
+    )
+    return first == second

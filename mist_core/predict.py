@@ -20,8 +20,14 @@ from mist_core.geometry import Geometry, Origin
 from mist_core.io import Volume, open_array
 from mist_core.labels import smallest_uint, to_values
 from mist_core.metrics.surfaces import check_spacing
-from mist_core.modelfile import read_model_file, unreadable
-from mist_core.models import for_plan
+from mist_core.modelfile import (
+    ModelFile,
+    network_of,
+    read_model_file,
+    read_models,
+    refuse_other_plans,
+)
+from mist_core.onnxfile import OnnxModel, onnx_files, read_onnx_models
 from mist_core.plan import Plan
 from mist_core.preprocess import preprocess
 from mist_core.regions import membership, mirrored_classes, mirrored_regions
@@ -42,20 +48,38 @@ class TrainedModel:
 
 def load_model(path: Path, device: torch.device) -> TrainedModel:
     """Read a model file; nothing in it can run code. Raises DataError for any other file."""
-    found = read_model_file(path)
-    network = for_plan(found.plan, found.train)
-    try:
-        network.load_state_dict(found.weights)
-    except (RuntimeError, TypeError) as error:
-        raise unreadable(path, error) from error
-    network = network.to(device).eval()
+    return _ready(read_model_file(path), device)
+
+
+def load_models(
+    paths: Path | Sequence[Path],
+    folds: Sequence[int] | None = None,
+    device: torch.device | None = None,
+) -> list[TrainedModel]:
+    """The models of a package, of a folder with fold_<k>.pt or .onnx, of a file of either kind, or
+    of several of these, on a device; None: the best.
+
+    ``folds`` are the numbers of those that are wanted of each path; None: all. Raises DataError for
+    files that are no models, folds that are not there, and models of different plans.
+    """
+    device = device or best_device()
+    found: dict[str, ModelFile | OnnxModel] = {}
+    for path in [paths] if isinstance(paths, Path) else paths:
+        read = read_onnx_models if onnx_files(path) else read_models
+        found |= {f"{path}: {name}": model for name, model in read(path, folds).items()}
+    refuse_other_plans(found)
+    return [
+        TrainedModel(model.network, model.plan, model.train)
+        if isinstance(model, OnnxModel)
+        else _ready(model, device)
+        for model in found.values()
+    ]
+
+
+def _ready(found: ModelFile, device: torch.device) -> TrainedModel:
+    network = network_of(found).to(device)
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     return TrainedModel(network, found.plan, found.train)
-
-
-def load_models(paths: Sequence[Path]) -> list[TrainedModel]:
-    """Several model files, on the best device."""
-    return [load_model(path, best_device()) for path in paths]
 
 
 def predict_array(

@@ -40,6 +40,7 @@ FLAGS = {
     "ensemble": "--predictions --output --input-type --config --ensemble-backend "
     "--probability-ensemble-backend --weights --output-probs --num-workers-ensemble",
     "average_weights": "--weights --output",
+    "package": "--models-dir --config --folds --output --onnx --licence",
     "convert_msd": "--source --output --link --num-workers-conversion",
     "convert_csv": "--train-csv --output --test-csv --link --num-workers-conversion",
     "convert_nnunet": "--source --output --link --num-workers-conversion",

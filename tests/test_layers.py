@@ -34,7 +34,7 @@ LAYERS = (
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
         *("criterion", "modelfile", "transfer", "loading", "checkpoint", "validation", "records"),
-        *("contact_sheet", "sliding", "restore"),
+        *("contact_sheet", "sliding", "restore", "onnxfile"),
     ),
     (
         *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),

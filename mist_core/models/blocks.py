@@ -63,6 +63,7 @@ class InstanceNorm(nn.InstanceNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, F, Z, Y, X) to the same shape."""
+        # To export a network, as ONNX for one, is to compile it.
         if input.device.type == "cpu" and not torch.compiler.is_compiling():
             slope = SLOPE if self.leaky else None
             y: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]

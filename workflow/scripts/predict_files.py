@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mist_core.config import Predict
 from mist_core.errors import DataError
 from mist_core.inputs import NewCase, case_of_files, cases_in_folder, cases_of_table
 from mist_core.lease import gpu_pool, take_gpus
-from mist_core.plan import Plan, part_read_by, read_plan
+from mist_core.plan import Plan, read_plan, trained_alike
 
 log = logging.getLogger(__name__)
 DEFAULTS = Predict()
@@ -21,17 +21,17 @@ DEFAULTS = Predict()
 
 def main() -> None:
     args = arguments()
-    plan = read_plan(args.config)
-    cases = find_cases(args, plan)
-    paths = find_models(args.models_dir, args.folds)
     choose_device(args.device)
+    models = cache(lambda: load(args.models_dir, args.folds))
+    plan = read_plan(args.config) if args.config else models()[0].plan
+    cases = find_cases(args, plan)
     on_gpu = bool(gpu_pool(os.environ))
     settings = Predict(
         overlap=args.overlap,
         flips=on_gpu if args.tta is None else args.tta == "flips",
         window_batch=args.window_batch,
     )
-    work = work_of(args, plan, cases, paths, settings)
+    work = work_of(args, plan, cases, models, settings)
     if args.overwrite:
         for case in cases:
             cli.record_of(args.output, case).unlink(missing_ok=True)
@@ -44,8 +44,13 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line, of which those flags that exclude each other were looked at."""
     p = cli.parser(__doc__)
-    p.add_argument("--models-dir", type=Path, required=True, help="folder with fold_<k>.pt")
-    p.add_argument("--config", type=Path, required=True, help="config.json of the models")
+    p.add_argument(
+        "--models-dir",
+        type=Path,
+        required=True,
+        help="folder with fold_<k>.pt or fold_<k>.onnx, a package, or one file of a model",
+    )
+    p.add_argument("--config", type=Path, help="config.json of the models; none: what they hold")
     inputs = p.add_mutually_exclusive_group(required=True)
     inputs.add_argument("--paths-csv", type=Path, help="CSV with id and a column for every channel")
     inputs.add_argument(
@@ -123,23 +128,6 @@ def find_cases(args: argparse.Namespace, plan: Plan) -> dict[str, NewCase]:
     return cases
 
 
-def find_models(folder: Path, folds: Sequence[int] | None) -> list[Path]:
-    """The files of the models, of all folds or of those named. Raises DataError without them."""
-    found = sorted(folder.glob("fold_*.pt"))
-    if not found:
-        raise DataError(f"{folder}: expected models fold_<k>.pt, found none. Train first.")
-    if folds is None:
-        return found
-    wanted = [folder / f"fold_{fold}.pt" for fold in sorted(set(folds))]
-    missing = [path.name for path in wanted if path not in found]
-    if missing:
-        raise DataError(
-            f"--folds: expected models among {', '.join(path.name for path in found)} of {folder}, "
-            f"found none called {', '.join(missing)}. Name others, or train them."
-        )
-    return wanted
-
-
 def choose_device(name: str) -> None:
     """Let only the device that was asked for be seen."""
     if name == "cpu":
@@ -159,7 +147,7 @@ def work_of(
     args: argparse.Namespace,
     plan: Plan,
     cases: Mapping[str, NewCase],
-    paths: Sequence[Path],
+    models: Callable[[], Any],
     settings: Predict,
 ) -> cli.CaseWork:
     """How a case is read, predicted and written."""
@@ -172,16 +160,21 @@ def work_of(
 
     @cache
     def loaded() -> Any:
-        models = load(paths, plan, args.config)
-        tell_of_flips(models, args.tta, settings)
-        return models
+        for model in models():
+            if args.config and not trained_alike(plan, model.plan, model.train.regions):
+                raise DataError(
+                    f"{args.config}: expected the plan that {args.models_dir} was trained with, "
+                    "found another. Name the config.json of these models, or none."
+                )
+        tell_of_flips(models(), args.tta, settings)
+        return models()
 
     def outputs(case: str) -> list[str]:
         more = [f"probabilities/{case}.nii.gz"] if args.output_probs else []
         return [f"{case}.nii.gz", f"qc/{case}.png", f"qc/{case}.json", *more]
 
     def key(case: str) -> str:
-        return cli.digest(told, obeyed, *paths, *cases[case].files())
+        return cli.digest(told, obeyed, args.folds, args.models_dir, *cases[case].files())
 
     def prepare(case: str) -> Any:
         from mist_core import io, preprocess
@@ -217,20 +210,12 @@ def work_of(
     return work
 
 
-def load(paths: Sequence[Path], plan: Plan, config: Path) -> Any:
-    """The models. Raises DataError unless they were trained with this plan."""
+def load(path: Path, folds: Sequence[int] | None) -> Any:
+    """The models, on the device that was chosen."""
     take_gpus()
     from mist_core import predict
 
-    models = predict.load_models(paths)
-    expected = part_read_by("train", plan.model_dump(mode="json"))
-    for path, model in zip(paths, models, strict=True):
-        if part_read_by("train", model.plan.model_dump(mode="json")) != expected:
-            raise DataError(
-                f"{config}: expected the plan that {path} was trained with, found another."
-                " Name the config.json of these models."
-            )
-    return models
+    return predict.load_models(path, folds)
 
 
 def tell_of_flips(models: Sequence[Any], asked: str | None, settings: Predict) -> None:
