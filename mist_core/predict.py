@@ -52,7 +52,7 @@ def load_model(path: Path, device: torch.device) -> TrainedModel:
 
 
 def load_models(
-    paths: Path | Sequence[Path],
+    paths: Path | str | Sequence[Path],
     folds: Sequence[int] | None = None,
     device: torch.device | None = None,
 ) -> list[TrainedModel]:
@@ -64,7 +64,7 @@ def load_models(
     """
     device = device or best_device()
     found: dict[str, ModelFile | OnnxModel] = {}
-    for path in [paths] if isinstance(paths, Path) else paths:
+    for path in [Path(paths)] if isinstance(paths, Path | str) else paths:
         read = read_onnx_models if onnx_files(path) else read_models
         found |= {f"{path}: {name}": model for name, model in read(path, folds).items()}
     refuse_other_plans(found)

@@ -21,9 +21,10 @@ from test_predict import LABELS, plan_of
 from mist_core.config import Train
 from mist_core.errors import DataError
 from mist_core.files import read_rows, write_json
-from mist_core.io import Volume, read_labels, write_volume
+from mist_core.io import Volume, read_image, read_labels, read_probabilities, write_volume
 from mist_core.models import for_plan
 from mist_core.plan import parse_plan
+from mist_core.predict import load_models, predict_array
 from mist_core.train import save_model
 
 SCRIPT = ROOT / "workflow/scripts/predict_files.py"
@@ -402,3 +403,28 @@ def test_ctrl_c_leaves_whole_cases_that_are_kept(models, images, tmp_path):
         assert json.loads((out / f".done/{case}.json").read_text())["files"]
         assert read_labels(out / f"{case}.nii.gz").array.shape == GRID.shape
     assert [path.name for path in out.glob(".*")] == [".done"]
+
+
+def test_probabilities_are_written_where_they_are_asked_for(models, images, whole, tmp_path):
+    paths = table(tmp_path / "paths.csv", images, ["001"])
+    predict(models, tmp_path / "out", "--paths-csv", paths, "--output-probs")
+    found, place = read_probabilities(tmp_path / "out/probabilities/001.nii.gz")
+    labels = read_labels(tmp_path / "out/001.nii.gz")
+    assert place.matches(labels.geometry, 1e-6)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+    values = np.array(plan_with().dataset_info.labels)
+    np.testing.assert_array_equal(values[found.argmax(axis=0)], labels.array)
+    assert_same(label_maps(tmp_path / "out"), {"001.nii.gz": label_maps(whole)["001.nii.gz"]})
+
+
+def test_an_array_is_predicted_as_its_file_is(models, images, whole):
+    volumes = [read_image(images / f"001/{name}.nii.gz") for name in CHANNELS]
+    assert volumes[0].geometry.to_lps() == ((0, 1, 2), (False, False, False))
+    found = predict_array(
+        load_models(models / "models"),
+        np.stack([volume.array for volume in volumes]),
+        volumes[0].geometry.spacing,
+    )
+    np.testing.assert_array_equal(found, label_maps(whole)["001.nii.gz"])
+    with pytest.raises(ValueError, match="expected an image of 2 channels"):
+        predict_array(load_models(models / "models"), volumes[0].array, (1, 1, 1))
