@@ -103,7 +103,7 @@ def predict_array(
         )
     check_spacing(spacing_mm, 3)
     z, y, x = map(float, spacing_mm)
-    place = Geometry(channels.shape[1:], (z, y, x), (0.0, 0.0, 0.0), np.eye(3))
+    place = Geometry(channels.shape[1:], (z, y, x), (0.0, 0.0, 0.0), np.eye(3)[:, ::-1])
     done = preprocess([Volume(channel, place) for channel in channels], None, plan)
     settings = settings or Predict(flips=False)
     return predict_preprocessed(models, done.image, done.origin, settings).labels.array

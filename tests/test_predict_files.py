@@ -283,7 +283,7 @@ def test_flips_that_change_nothing_are_told_of(models, images, tmp_path):
         (2, ["--tta", "all"], "--tta: invalid choice: 'all'"),
         (2, ["--folds", "-1"], "--folds: expected"),
         (2, ["--folds", "one"], "--folds: expected a whole number from 0, found 'one'"),
-        (1, ["--folds", "0", "7"], "--folds: expected models among fold_0.pt, fold_1.pt"),
+        (1, ["--folds", "0", "7"], "expected fold_7, found fold_0, fold_1"),
         (2, ["--window-batch", "0"], "expected a whole number from 1, found '0'"),
         (1, ["--resume", "--overwrite"], "--resume: expected no --overwrite beside it"),
         (1, ["--id", "x"], "--id: expected together with --image"),
@@ -326,7 +326,7 @@ def test_the_wrong_config_is_told_once(models, images, tmp_path):
     paths = table(tmp_path / "p.csv", images, ["001", "002", "003"])
     said = predict(other, tmp_path / "out", "--paths-csv", paths, code=1)
     assert said.count("expected the plan that") == 1
-    assert "fold_0.pt was trained with, found another" in said
+    assert "models was trained with, found another" in said
     assert not (tmp_path / "out").exists()
 
 
