@@ -297,7 +297,7 @@ def _each(function: Callable[[str], Any], cases: Sequence[str], workers: int) ->
         return [function(case) for case in cases]
     # Forked processes have the function; sent through a pipe, it would have to be importable.
     with ProcessPoolExecutor(
-        workers, get_context("fork"), initializer=_inherit, initargs=(function,)
+        workers, get_context("fork"), initializer=_inherit, initargs=(function, os.getpid())
     ) as pool:
         try:
             return list(pool.map(_call_inherited, cases))
@@ -312,12 +312,14 @@ PR_SET_PDEATHSIG = 1  # of Linux's sys/prctl.h
 _inherited: list[Callable[[str], Any]] = []
 
 
-def _inherit(function: Callable[[str], Any]) -> None:
+def _inherit(function: Callable[[str], Any], parent: int) -> None:
     """Keep a function for later, and end with the process that wants its results (Linux only)."""
     _inherited.append(function)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before this
+            sys.exit(1)
 
 
 def _call_inherited(case: str) -> Any:
@@ -407,6 +409,7 @@ class _Steps:
     """A case on its way: looked up, prepared, computed, finished, in whatever threads."""
 
     def __init__(self, work: CaseWork, output: Path, case: str) -> None:
+        self.case = case
         self.generator = _tried(work, output, case)
         self.state: dict[str, Any] | Exception | None = None  # at its end: what became of it
 
@@ -417,6 +420,9 @@ class _Steps:
                 next(self.generator)
             except StopIteration as end:
                 self.state = end.value
+            except Exception as error:  # while it was tidied up: raised when its mates are done
+                log.exception("case %s", self.case)
+                self.state = error
 
     def is_done(self) -> bool:
         """Whether its files are all there."""

@@ -53,6 +53,17 @@ def tune(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Let products of float32 matrices be exact to float32, on GPUs too."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def is_idle(device: torch.device) -> bool:
     """Whether the device has done all that it was told: else it is not waiting for anything."""
     return device.type != "cuda" or torch.cuda.current_stream(device).query()

@@ -31,6 +31,8 @@ def ensemble(
     arrays = [volume.array for volume in volumes.values()]
     kind = np.result_type(*arrays)
     same = [array.astype(kind, copy=False) for array in arrays]
+    if weights is not None and backend != "majority_vote":
+        raise ValueError(f"expected weights for majority_vote only, found {backend}")
     combined = BACKENDS[backend](same) if weights is None else majority_vote(same, weights)
     return Volume(combined, first.geometry)
 

@@ -1,6 +1,6 @@
 """From a preprocessed image and trained networks to a label map on the scanner's grid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from mist_core import sliding
 from mist_core.augment import mirror_axes
 from mist_core.config import Predict, Train
 from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision, tune
+from mist_core.errors import DataError
 from mist_core.files import read_json
 from mist_core.geometry import Geometry, Origin
 from mist_core.io import Volume, open_array
@@ -28,12 +29,14 @@ from mist_core.modelfile import (
     refuse_other_plans,
 )
 from mist_core.onnxfile import OnnxModel, onnx_files, read_onnx_models
+from mist_core.own import is_own
 from mist_core.plan import Plan
 from mist_core.preprocess import preprocess
 from mist_core.regions import membership, mirrored_classes, mirrored_regions
 from mist_core.restore import restore, restore_probabilities
 from mist_core.sliding import Cell, WindowGrid, flipped_mean
 
+CPU = torch.device("cpu")
 LARGEST_SUMS = 2 << 30  # bytes of the cells that are begun, as float32; else they are float16
 
 
@@ -44,6 +47,7 @@ class TrainedModel:
     network: nn.Module
     plan: Plan
     train: Train
+    device: torch.device = CPU  # where the network is
 
 
 def load_model(path: Path, device: torch.device) -> TrainedModel:
@@ -55,19 +59,24 @@ def load_models(
     paths: Path | str | Sequence[Path],
     folds: Sequence[int] | None = None,
     device: torch.device | None = None,
+    own_code: bool = False,
 ) -> list[TrainedModel]:
     """The models of a package, of a folder with fold_<k>.pt or .onnx, of a file of either kind, or
     of several of these, on a device; None: the best.
 
-    ``folds`` are the numbers of those that are wanted of each path; None: all. Raises DataError for
-    files that are no models, folds that are not there, and models of different plans.
+    ``folds`` are the numbers of those that are wanted of each path; None: all. A file may name a
+    network of somebody's own, ``module:function``: its code is run only with ``own_code``. Raises
+    DataError for that, for files that are no models, folds that are not there, and models of
+    different plans.
     """
     device = device or best_device()
     found: dict[str, ModelFile | OnnxModel] = {}
-    for path in [Path(paths)] if isinstance(paths, Path | str) else paths:
+    for path in [Path(paths)] if isinstance(paths, Path | str) else map(Path, paths):
         read = read_onnx_models if onnx_files(path) else read_models
         found |= {f"{path}: {name}": model for name, model in read(path, folds).items()}
     refuse_other_plans(found)
+    if not own_code:
+        refuse_own_code(found)
     return [
         TrainedModel(model.network, model.plan, model.train)
         if isinstance(model, OnnxModel)
@@ -76,10 +85,20 @@ def load_models(
     ]
 
 
+def refuse_own_code(found: Mapping[str, ModelFile | OnnxModel]) -> None:
+    """Raise DataError for a model whose file names code to run that is not of this library."""
+    for model in found.values():
+        if isinstance(model, ModelFile) and is_own(model.train.model):
+            raise DataError(
+                f"{model.source}: expected a network of this library, found {model.train.model}, "
+                "whose code would be run. Say --own-code if you trust the file."
+            )
+
+
 def _ready(found: ModelFile, device: torch.device) -> TrainedModel:
     network = network_of(found).to(device)
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
-    return TrainedModel(network, found.plan, found.train)
+    return TrainedModel(network, found.plan, found.train, device)
 
 
 def predict_array(
@@ -125,7 +144,7 @@ class Predicted:
     probabilities: NDArray[np.float32] | None = None  # (K, Z, Y, X), where they were asked for
 
 
-@enough_memory("Lower predict.window_batch, or use a machine with more.")
+@enough_memory("Show fewer windows at once (window_batch), or use a machine with more.")
 @torch.inference_mode()
 def predict_preprocessed(
     models: Sequence[TrainedModel],
@@ -138,7 +157,9 @@ def predict_preprocessed(
 
     With ``probabilities`` those of all classes are held at once.
     """
-    device = best_device()
+    if probabilities and settings.restore == "labels":
+        raise ValueError("expected restore=probabilities where these are asked for, found labels")
+    device = models[0].device
     tune(device)
     amp = models[0].train.amp
     # Float16 is for GPUs: on a CPU it takes many times as long.
@@ -185,9 +206,13 @@ def predict_cells(
 
 
 def type_of_sums(grid: WindowGrid, n_classes: int) -> torch.dtype:
-    """Float32, or float16 where the cells that are begun would take too much memory."""
-    _, y, x = (max(n, p) for n, p in zip(grid.size, grid.patch_size, strict=True))
-    begun = n_classes * grid.patch_size[0] * y * x * 4
+    """Float32, or float16 where the cells that are begun would take too much memory.
+
+    The Gaussian weights of windows that overlap by half add up to about 1: sums are no larger than
+    logits.
+    """
+    z, y, x = grid.size
+    begun = n_classes * min(z, grid.patch_size[0]) * y * x * 4
     return torch.float16 if begun > LARGEST_SUMS else torch.float32
 
 
@@ -206,9 +231,9 @@ def mean_logits(
             logits = of_labels(logits, model.plan)
         if len(models) == 1:
             return logits
-        total = logits.float() if total is None else total.add_(logits)
+        total = logits.float() if total is None else total + logits
     assert total is not None
-    return total.div_(len(models))
+    return total / len(models)
 
 
 def mirrored_outputs(model: TrainedModel) -> tuple[int, ...]:
@@ -229,5 +254,11 @@ def of_labels(logits: Tensor, plan: Plan) -> Tensor:
     logits of its regions, but for what all labels have in common.
     """
     table = membership(plan.dataset_info.labels, plan.regions)
-    regions = logits.float()
-    return torch.stack([regions[:, torch.from_numpy(of_label)].sum(1) for of_label in table.T], 1)
+    regions = logits.float().unbind(1)
+    found = []
+    for members in table.T.tolist():
+        of_label = torch.zeros_like(regions[0])
+        for region, member in zip(regions, members, strict=True):
+            of_label = of_label + region if member else of_label
+        found.append(of_label)
+    return torch.stack(found, dim=1)

@@ -3,7 +3,7 @@
 Probabilities are interpolated linearly and the strongest class is taken on the scanner's grid:
 deciding on the training grid first loses up to half a voxel at every border. A cell brings the
 voxel before it along (sliding.py), which is all that lies between it and its neighbours needs, so
-no more is ever held than one cell times its classes.
+no more is held for it than one cell times its classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mist_core.config import Restore
+from mist_core.device import full_precision
 from mist_core.geometry import Box, Geometry, Origin
 from mist_core.io import Volume
 from mist_core.labels import smallest_uint, to_values
@@ -107,9 +108,9 @@ class Way:
             weights.append(torch.from_numpy(matrix).to(maps.device))
         # Products of matrices are what computers do best, although most weights are zero.
         along_z, along_y, along_x = weights
-        maps = maps @ along_x.T
-        maps = along_y @ maps
-        return torch.einsum("ab,kbyx->kayx", along_z, maps)
+        with full_precision():
+            maps = along_y @ (maps @ along_x.T)
+            return torch.einsum("ab,kbyx->kayx", along_z, maps)
 
     def strongest(self, maps: Tensor, cell: Cell, tile: Box) -> Tensor:
         """Index (Z, Y, X) of the largest of the interpolated maps; ties go to the first."""

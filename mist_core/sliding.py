@@ -3,8 +3,8 @@
 Windows lie on a grid of starts along each axis, and are shown one after the other, x fastest. The
 starts cut the image into cells: the cell at a start reaches to the next one. Once a window was
 shown no later one touches the cell at its start, so that cell is done and can be used up: all that
-is held are the cells that windows have begun and not yet finished, not the whole image times its
-classes.
+is held are the cells that windows have begun and not yet finished. These are about as many planes
+(Y, X) of the image, times its classes, as a window is deep.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -219,16 +219,16 @@ def flipped_mean(
         logits = logits.flip(axes) if axes else logits
         if mirrored and X_AXIS in combo:
             logits = logits[:, list(mirrored)]
-        total = logits.float() if total is None else total.add_(logits)
+        total = logits.float() if total is None else total + logits
     assert total is not None
-    return total.div_(len(combos))
+    return total / len(combos)
 
 
 def window_of(image: NDArray[Any], box: Box) -> NDArray[np.float32]:
     """A window (C, Z, Y, X) of an image, with zeros where it reaches beyond."""
     size = image.shape[1:]
     inside = [slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, size, strict=True)]
-    part = np.ascontiguousarray(image[(slice(None), *inside)], np.float32)
+    part = np.array(image[(slice(None), *inside)], np.float32)  # files may be read-only
     margins = [(i.start - s.start, s.stop - i.stop) for i, s in zip(inside, box, strict=True)]
     return np.pad(part, [(0, 0), *margins]) if any(map(any, margins)) else part
 

@@ -1,6 +1,7 @@
 """What several tests share: grids, made-up volumes, and reference data that may be absent."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,8 @@ def certain(indices, n_classes):
 
     classes = torch.arange(n_classes).reshape(-1, 1, 1, 1)
     return one_cell((torch.from_numpy(indices.astype(np.int64)) == classes).float().log())
+
+
+def heed_ctrl_c():
+    """Undo what a shell does to jobs that it starts in the background: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,6 +12,7 @@ from pathlib import Path
 from signal import SIGINT, SIGKILL
 
 import pytest
+from conftest import heed_ctrl_c
 
 from mist_core import cli
 from mist_core.errors import DataError
@@ -564,7 +565,11 @@ cli.run(lambda: cli.do_cases(work, list("abcd"), Path("out")))
 
 def test_ctrl_c_ends_at_once_and_leaves_whole_cases_only(tmp_path):
     job = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 (it starts no thread)
     )
     until = time.monotonic() + 30
     while not ((tmp_path / "ready").exists() and (tmp_path / "out/.done/a.json").exists()):

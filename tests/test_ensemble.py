@@ -189,8 +189,8 @@ def test_weights_of_probabilities_count_only_in_proportion(parts, data):
 @given(PARTS)
 def test_a_mean_lies_between_the_least_and_the_most(parts):
     found = mean(parts)
-    assert (found >= np.min(parts, axis=0)).all()
-    assert (found <= np.max(parts, axis=0)).all()
+    assert (found >= np.min(parts, axis=0) * (1 - 1e-6)).all()  # as float32 rounds
+    assert (found <= np.max(parts, axis=0) * (1 + 1e-6)).all()
 
 
 def test_one_file_of_probabilities_is_held_at_a_time():

@@ -14,7 +14,7 @@ from contextlib import redirect_stderr
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, grid
+from conftest import ROOT, grid, heed_ctrl_c
 from PIL import Image
 from test_predict import LABELS, plan_of
 
@@ -388,7 +388,12 @@ def test_ctrl_c_leaves_whole_cases_that_are_kept(models, images, tmp_path):
     out = tmp_path / "out"
     words = words_of(models, out, "--paths-csv", tmp_path / "p.csv")
     command = [sys.executable, SCRIPT, *words]
-    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 (it starts no thread)
+    )
     until = time.monotonic() + 60
     while not (out / ".done/0002.json").exists():
         assert time.monotonic() < until
@@ -415,6 +420,15 @@ def test_probabilities_are_written_where_they_are_asked_for(models, images, whol
     values = np.array(plan_with().dataset_info.labels)
     np.testing.assert_array_equal(values[found.argmax(axis=0)], labels.array)
     assert_same(label_maps(tmp_path / "out"), {"001.nii.gz": label_maps(whole)["001.nii.gz"]})
+
+
+def test_code_that_a_model_file_names_is_not_run_unless_it_is_trusted(tmp_path):
+    folder = write_models(tmp_path / "models", plan_with(), folds=(0,))
+    state = torch.load(folder / "fold_0.pt", weights_only=True)
+    state["train"]["model"] = "antigravity:fly"
+    torch.save(state, folder / "fold_0.pt")
+    with pytest.raises(DataError, match="found antigravity:fly, whose code would be run"):
+        load_models(folder)
 
 
 def test_an_array_is_predicted_as_its_file_is(models, images, whole):

@@ -87,18 +87,18 @@ def test_a_network_that_is_sure_of_its_regions_is_sure_of_the_labels(seed):
     indices = np.random.default_rng(seed).integers(0, 4, (3, 4, 5))
     table = membership(LABELS, TUMOUR)
     logits = torch.from_numpy(np.where(table[:, indices], 9.0, -9.0))
-    found = of_labels(logits, plan())
+    (found,) = of_labels(logits[None], plan())
     assert np.array_equal(found.argmax(0).numpy(), indices)
 
 
 def test_probabilities_of_labels_are_products_of_those_of_regions():
     probabilities = torch.tensor([0.8, 0.4, 0.7], dtype=torch.float64)
-    logits = probabilities.logit()[:, None, None, None]
-    found = of_labels(logits, plan()).softmax(0).flatten()
+    logits = probabilities.logit()[None, :, None, None, None]
+    found = of_labels(logits, plan()).softmax(1).flatten().double()
     p, q = probabilities, 1 - probabilities
     products = torch.stack(
         [q[0] * q[1] * q[2], p[0] * p[1] * q[2], p[0] * q[1] * q[2], p[0] * p[1] * p[2]]
     )
-    torch.testing.assert_close(found, products / products.sum())
+    torch.testing.assert_close(found, products / products.sum(), rtol=1e-5, atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         assert of_labels(logits.float(), plan()).dtype == torch.float32

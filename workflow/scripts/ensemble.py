@@ -86,7 +86,7 @@ def problems_of_weights(args: argparse.Namespace) -> list[str]:
 
 def common_cases(folders: list[Path]) -> list[str]:
     """The ids of the predictions, which all folders must have."""
-    names = {folder: {path.name for path in folder.glob("*.nii.gz")} for folder in folders}
+    names = {folder: {path.name for path in folder.glob("[!.]*.nii.gz")} for folder in folders}
     every = set().union(*names.values())
     problems = [
         f"{folder}: expected the cases of the other folders, found no {name}. Predict it."

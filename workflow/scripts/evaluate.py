@@ -59,8 +59,8 @@ def main() -> None:
     scores = args.scores or args.output_csv.with_name(f".{args.output_csv.stem}_scores")
     with cli.alone(args.output_csv):
         problems = score_all(args, settings, scores)
-    if not args.scores:  # kept until then, so that a run that was stopped goes on
-        shutil.rmtree(scores)
+        if not args.scores:  # kept until then, so that a run that was stopped goes on
+            shutil.rmtree(scores)
     if problems:
         raise DataError("\n".join(problems))
 

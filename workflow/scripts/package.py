@@ -22,6 +22,9 @@ def main() -> None:
     p.add_argument("--folds", type=int, nargs="+", help="numbers of the folds to take; none: all")
     p.add_argument("--output", type=Path, help="package to write, such as liver.pt")
     p.add_argument("--onnx", type=Path, help="folder to write fold_<k>.onnx to")
+    p.add_argument(
+        "--own-code", action="store_true", help="run the code of a network that is not ours"
+    )
     p.add_argument("--licence", type=Path, help="text file with the licence of the weights")
     args = p.parse_args()
     if args.output and args.output.suffix == ".onnx":
@@ -49,6 +52,10 @@ def main() -> None:
     if args.output:
         write_package(args.output, states, first.licence)
     if args.onnx:
+        from mist_core.predict import refuse_own_code
+
+        if not args.own_code:
+            refuse_own_code(models)
         from mist_core.onnxfile import write_onnx
 
         for name, model in models.items():

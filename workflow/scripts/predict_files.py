@@ -22,7 +22,7 @@ DEFAULTS = Predict()
 def main() -> None:
     args = arguments()
     choose_device(args.device)
-    models = cache(lambda: load(args.models_dir, args.folds))
+    models = cache(lambda: load(args.models_dir, args.folds, args.own_code))
     plan = read_plan(args.config) if args.config else models()[0].plan
     cases = find_cases(args, plan)
     on_gpu = bool(gpu_pool(os.environ))
@@ -35,10 +35,11 @@ def main() -> None:
     if args.overwrite:
         for case in cases:
             cli.record_of(args.output, case).unlink(missing_ok=True)
-    try:
-        cli.do_cases(work, list(cases), args.output)
-    finally:
-        write_table(args.output, list(cases), plan)
+    with cli.alone(args.output / "predictions.csv"):
+        try:
+            cli.do_cases(work, list(cases), args.output)
+        finally:
+            write_table(args.output, list(cases), plan)
 
 
 def arguments() -> argparse.Namespace:
@@ -51,6 +52,9 @@ def arguments() -> argparse.Namespace:
         help="folder with fold_<k>.pt or fold_<k>.onnx, a package, or one file of a model",
     )
     p.add_argument("--config", type=Path, help="config.json of the models; none: what they hold")
+    p.add_argument(
+        "--own-code", action="store_true", help="run the code of a network that is not ours"
+    )
     inputs = p.add_mutually_exclusive_group(required=True)
     inputs.add_argument("--paths-csv", type=Path, help="CSV with id and a column for every channel")
     inputs.add_argument(
@@ -120,7 +124,7 @@ def find_cases(args: argparse.Namespace, plan: Plan) -> dict[str, NewCase]:
         return cases_of_table(args.paths_csv, plan)
     if args.image:
         return case_of_files(args.id, args.image, plan)
-    cases = cases_in_folder(args.input, plan, args.config)
+    cases = cases_in_folder(args.input, plan, args.config or args.models_dir)
     for case_id, case in cases.items():
         files = zip(plan.dataset_info.images, case.images, strict=False)
         if case.images:
@@ -210,12 +214,12 @@ def work_of(
     return work
 
 
-def load(path: Path, folds: Sequence[int] | None) -> Any:
+def load(path: Path, folds: Sequence[int] | None, own_code: bool) -> Any:
     """The models, on the device that was chosen."""
     take_gpus()
     from mist_core import predict
 
-    return predict.load_models(path, folds)
+    return predict.load_models(path, folds, own_code=own_code)
 
 
 def tell_of_flips(models: Sequence[Any], asked: str | None, settings: Predict) -> None:
