@@ -145,7 +145,8 @@ def test_every_case_has_a_label_map_a_picture_and_a_row(whole):
     assert sorted(maps) == [f"{case}.nii.gz" for case in cases]
     assert all(np.unique(array).size > 1 for array in maps.values())  # else nothing is compared
     assert len({array.tobytes() for array in maps.values()}) == 5
-    assert {path.name for path in whole.iterdir()} == {*maps, ".done", "qc", "predictions.csv"}
+    others = {".done", ".predictions.csv.lock", "qc", "predictions.csv"}
+    assert {path.name for path in whole.iterdir()} == {*maps, *others}
     rows = read_rows(whole / "predictions.csv")
     assert [row["id"] for row in rows] == cases
     for row in rows:
@@ -407,7 +408,7 @@ def test_ctrl_c_leaves_whole_cases_that_are_kept(models, images, tmp_path):
     for case in done:
         assert json.loads((out / f".done/{case}.json").read_text())["files"]
         assert read_labels(out / f"{case}.nii.gz").array.shape == GRID.shape
-    assert [path.name for path in out.glob(".*")] == [".done"]
+    assert {path.name for path in out.glob(".*")} == {".done", ".predictions.csv.lock"}
 
 
 def test_probabilities_are_written_where_they_are_asked_for(models, images, whole, tmp_path):
