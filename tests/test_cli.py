@@ -581,3 +581,15 @@ def test_ctrl_c_ends_at_once_and_leaves_whole_cases_only(tmp_path):
     assert said.count(cli.STOPPED) == 1
     assert "Traceback" not in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.txt", ".done"}
+
+
+def test_a_case_that_cannot_be_tidied_up_ends_the_job_and_does_not_hang(tmp_path):
+    def prepare(case):
+        raise DataError("unreadable")
+
+    (tmp_path / "out/a.txt").mkdir(parents=True)  # which cannot be removed as a file is
+    work = cli.CaseWork(
+        lambda case: [f"{case}.txt"], lambda case: "key", lambda *_: None, prepare=prepare
+    )
+    with pytest.raises(OSError, match=r"a\.txt"):
+        cli.do_cases(work, ["a"], tmp_path / "out")

@@ -310,6 +310,15 @@ def test_arguments_that_do_not_go_together_are_refused(folders, words, message):
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_that_is_named_twice_is_refused(tmp_path):
+    label_map(tmp_path / "one", "x.nii.gz", np.zeros((4, 4, 4)))
+    twice = [tmp_path / "one", tmp_path / "two/../one"]
+    (tmp_path / "two").mkdir()
+    done = mist("ensemble", "--predictions", *twice, "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "--predictions: expected each folder once, found one again" in done.stderr
+
+
 def test_a_folder_of_predictions_is_not_written_into(tmp_path):
     for name in ("one", "two"):
         label_map(tmp_path / name, "x.nii.gz", np.zeros((4, 4, 4)))

@@ -53,6 +53,8 @@ def check(args: argparse.Namespace) -> None:
     places = [folder.resolve() for folder in args.predictions]
     if len(places) < 2:
         problems.append(f"--predictions: expected two folders or more, found {len(places)}.")
+    if len(set(places)) < len(places):
+        problems.append("--predictions: expected each folder once, found one again. Use --weights.")
     if args.output.resolve() in places:
         problems.append(f"--output: expected a folder of its own, found {args.output} once more.")
     problems += problems_of_weights(args)
