@@ -51,8 +51,12 @@ class TrainedModel:
 
 
 def load_model(path: Path, device: torch.device) -> TrainedModel:
-    """Read a model file; nothing in it can run code. Raises DataError for any other file."""
-    return _ready(read_model_file(path), device)
+    """Read a model file; nothing in it can run code. Raises DataError for any other file, and for a
+    network that is not of this library.
+    """
+    found = read_model_file(path)
+    refuse_own_code({path.stem: found})
+    return _ready(found, device)
 
 
 def load_models(
