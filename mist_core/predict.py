@@ -215,9 +215,7 @@ def type_of_sums(grid: WindowGrid, n_classes: int) -> torch.dtype:
     The Gaussian weights of windows that overlap by half add up to about 1: sums are no larger than
     logits.
     """
-    z, y, x = grid.size
-    begun = n_classes * min(z, grid.patch_size[0]) * y * x * 4
-    return torch.float16 if begun > LARGEST_SUMS else torch.float32
+    return torch.float16 if n_classes * grid.begun() * 4 > LARGEST_SUMS else torch.float32
 
 
 def mean_logits(

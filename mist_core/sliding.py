@@ -1,10 +1,10 @@
 """A window slides over an image, and what a network says of each is blended, cell by cell.
 
-Windows lie on a grid of starts along each axis, and are shown one after the other, x fastest. The
-starts cut the image into cells: the cell at a start reaches to the next one. Once a window was
-shown no later one touches the cell at its start, so that cell is done and can be used up: all that
-is held are the cells that windows have begun and not yet finished. These are about as many planes
-(Y, X) of the image, times its classes, as a window is deep.
+Windows lie on a grid of starts along each axis, and are shown row by row. The starts cut the image
+into cells: the cell at a start reaches to the next one. Once a window was shown no later one touches
+the cell at its start, so that cell is done and can be used up: all that is held are the cells that
+windows have begun and not yet finished. These are about as many planes of the image, times its
+classes, as a window is deep, across the axis of which a window shows the smallest part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,10 +58,24 @@ class WindowGrid:
             before.append(max(patch - n, 0) // 2)
         return cls(size, patch_size, tuple(starts), tuple(before))  # type: ignore[arg-type]
 
+    def axes(self) -> list[int]:
+        """The axes, from the one along which windows move last to the one along which they move
+        first: by the part of the image that a window shows.
+        """
+        return sorted(range(3), key=lambda axis: self.patch_size[axis] / self.size[axis])
+
     def windows(self) -> list[Index]:
         """The place of every window among the starts, in the order in which they are shown."""
-        z, y, x = (range(len(starts)) for starts in self.starts)
-        return list(product(z, y, x))
+        slow, middle, fast = (range(len(self.starts[axis])) for axis in self.axes())
+        shown = product(slow, middle, fast)
+        back = np.argsort(self.axes())
+        return [(place[back[0]], place[back[1]], place[back[2]]) for place in shown]
+
+    def begun(self) -> int:
+        """About how many voxels of the image lie in cells that were begun, at the most."""
+        slow, middle, fast = self.axes()
+        depth = min(self.size[slow], self.patch_size[slow])
+        return depth * self.size[middle] * self.size[fast]
 
     def box(self, window: Index) -> Box:
         """What a window shows, in voxels of the image; ends may lie outside it."""

@@ -264,7 +264,18 @@ def test_cells_say_of_the_voxels_before_them_what_the_whole_image_says(
         torch.testing.assert_close(cell.logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_only_cells_that_are_begun_are_held(monkeypatch):
+def test_windows_move_last_along_the_axis_of_which_they_show_the_smallest_part():
+    grid = WindowGrid.over((4, 8, 6), (4, 2, 3), 0.0)  # all of z, a quarter of y, half of x
+    found = [tuple(s.start for s in grid.box(window)) for window in grid.windows()]
+    assert found == [(0, y, x) for y in (0, 2, 4, 6) for x in (0, 3)]
+    grid = WindowGrid.over((4, 6, 8), (4, 3, 2), 0.0)
+    found = [tuple(s.start for s in grid.box(window)) for window in grid.windows()]
+    assert found == [(0, y, x) for x in (0, 2, 4, 6) for y in (0, 3)]
+    assert grid.begun() == 2 * 4 * 6
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_only_cells_that_are_begun_are_held(axis, monkeypatch):
     alive = weakref.WeakSet()
 
     class Counted(sliding._Sums):
@@ -273,11 +284,13 @@ def test_only_cells_that_are_begun_are_held(monkeypatch):
             alive.add(self)
 
     monkeypatch.setattr(sliding, "_Sums", Counted)
-    grid = WindowGrid.over((64, 8, 8), (8, 8, 8), 0.5)
-    found = cells(lambda batch: batch, picture((64, 8, 8), 1).numpy(), grid, device=CPU)
+    size = tuple(np.roll((64, 16, 8), axis).tolist())
+    grid = WindowGrid.over(size, (8, 8, 8), 0.5)
+    found = cells(lambda batch: batch, picture(size, 1).numpy(), grid, device=CPU)
     held = [len(alive) for _ in found]
-    assert len(held) == 15
-    assert max(held) <= 3  # that of the window, and the two that it touches behind
+    assert len(held) == 45
+    # Three rows of cells, of the three that a window touches on the longest axis.
+    assert max(held) <= 9
 
 
 def test_constant_blending_counts_every_voxel_alike():
