@@ -34,7 +34,7 @@ from mist_core.plan import Plan
 from mist_core.preprocess import preprocess
 from mist_core.regions import membership, mirrored_classes, mirrored_regions
 from mist_core.restore import restore, restore_probabilities
-from mist_core.sliding import Cell, WindowGrid, flipped_mean
+from mist_core.sliding import Cell, WindowGrid, flipped_mean, own_copy
 
 CPU = torch.device("cpu")
 LARGEST_SUMS = 2 << 30  # bytes of the cells that are begun, as float32; else they are float16
@@ -233,9 +233,9 @@ def mean_logits(
             logits = of_labels(logits, model.plan)
         if len(models) == 1:
             return logits
-        total = logits.float() if total is None else total + logits
+        total = total.add_(logits) if total is not None else own_copy(logits)
     assert total is not None
-    return total / len(models)
+    return total.div_(len(models))
 
 
 def mirrored_outputs(model: TrainedModel) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ voxel before it along (sliding.py), which is all that lies between it and its ne
 no more is held for it than one cell times its classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +20,9 @@ from mist_core.geometry import Box, Geometry, Origin
 from mist_core.io import Volume
 from mist_core.labels import smallest_uint, to_values
 from mist_core.resample import linear, positions_in, resample_labels, same_grid
-from mist_core.sliding import Cell, without_halo
+from mist_core.sliding import HALO, Cell, parts, without_halo
 
-AT_ONCE = 1 << 26  # values of interpolated probabilities: 256 MiB
+AT_ONCE = 1 << 25  # probabilities: 128 MiB
 
 
 @torch.inference_mode()
@@ -46,10 +46,8 @@ def restore(
         indices[origin.box] = resample_labels(Volume(decided, origin.training), kept).array
     else:
         inside, way = indices[origin.box], Way.between(origin.training, kept)
-        for cell in cells:
-            tile = way.tile_of(cell)
-            if cell.logits is not None and tile is not None:
-                inside[tile] = way.strongest(cell.logits.softmax(dim=0), cell, tile).cpu().numpy()
+        for cell, tile in way.tiles(cells):
+            inside[tile] = way.strongest(probabilities_of(cell), cell, tile).cpu().numpy()
     return Volume(to_values(indices, labels), origin.original)
 
 
@@ -62,12 +60,27 @@ def restore_probabilities(
     probabilities[0] = 1
     inside = probabilities[(slice(None), *origin.box)]
     way = Way.between(origin.training, origin.original.cropped(origin.box))
-    for cell in cells:
-        tile = way.tile_of(cell)
-        if cell.logits is not None and tile is not None:
-            found = way.interpolated(cell.logits.softmax(dim=0), cell, tile)
-            inside[(slice(None), *tile)] = found.cpu().numpy()
+    for cell, tile in way.tiles(cells):
+        found = way.interpolated(probabilities_of(cell), cell, tile)
+        inside[(slice(None), *tile)] = found.cpu().numpy()
     return probabilities
+
+
+def probabilities_of(cell: Cell) -> Tensor:
+    """Probabilities (K, Z, Y, X) of the reach, float32."""
+    assert cell.logits is not None
+    return cell.logits.softmax(dim=0, dtype=torch.float32)
+
+
+def slabs(cell: Cell) -> Iterator[Cell]:
+    """A cell cut across its first axis, into parts whose probabilities are little beside it."""
+    assert cell.logits is not None
+    (z, y, x), (outer, rows, columns) = cell.box, cell.reach
+    for part in parts(z.stop - z.start, cell.logits[:, 0].numel(), AT_ONCE):
+        own = slice(z.start + part.start, min(z.start + part.stop, z.stop))
+        known = slice(max(own.start - HALO, outer.start), own.stop)
+        logits = cell.logits[:, known.start - outer.start : known.stop - outer.start]
+        yield Cell((own, y, x), (known, rows, columns), logits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +94,16 @@ class Way:
     def between(cls, source: Geometry, grid: Geometry) -> "Way":
         """From the source to the grid, whose axes are parallel."""
         return cls(*positions_in(source, grid))
+
+    def tiles(self, cells: Iterable[Cell]) -> Iterator[tuple[Cell, Box]]:
+        """What is known of cells, in slabs, each with the voxels of the grid that it says."""
+        for cell in cells:
+            if cell.logits is None:
+                continue
+            for slab in slabs(cell):
+                tile = self.tile_of(slab)
+                if tile is not None:
+                    yield slab, tile
 
     def tile_of(self, cell: Cell) -> Box | None:
         """The voxels of the grid that lie in a cell, or before it and behind the one before.
@@ -115,12 +138,11 @@ class Way:
     def strongest(self, maps: Tensor, cell: Cell, tile: Box) -> Tensor:
         """Index (Z, Y, X) of the largest of the interpolated maps; ties go to the first."""
         size = tuple(s.stop - s.start for s in tile)
-        step = max(1, AT_ONCE // int(np.prod(size)))
         best = torch.full(size, -torch.inf, device=maps.device)
         winner = torch.zeros(size, dtype=torch.int64, device=maps.device)
-        for first in range(0, len(maps), step):
-            values, index = self.interpolated(maps[first : first + step], cell, tile).max(dim=0)
+        for part in parts(len(maps), best.numel(), AT_ONCE):
+            values, index = self.interpolated(maps[part], cell, tile).max(dim=0)
             better = values > best
-            winner[better] = index[better] + first
+            winner[better] = index[better] + part.start
             best[better] = values[better]
         return winner

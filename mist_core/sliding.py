@@ -1,12 +1,14 @@
 """A window slides over an image, and what a network says of each is blended, cell by cell.
 
-Windows lie on a grid of starts along each axis, and are shown row by row. The starts cut the image
-into cells: the cell at a start reaches to the next one. Once a window was shown no later one touches
-the cell at its start, so that cell is done and can be used up: all that is held are the cells that
-windows have begun and not yet finished. These are about as many planes of the image, times its
-classes, as a window is deep, across the axis of which a window shows the smallest part.
+Windows lie on a grid of starts along each axis, and are shown row by row. Their starts cut the
+image into cells; along the axis on which windows move last their ends do so, too. A cell is done,
+and can be used up, as soon as the last window was shown that touches it: all that is held are the
+cells that windows have begun and not yet finished. With windows that overlap by half these are
+about as many planes of the image, times its classes, as half a window is deep, and those of a row
+of windows.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -23,6 +25,7 @@ from mist_core.geometry import Box, Shape
 
 X_AXIS = 2  # of Z, Y, X; arrays are in LPS, so it runs from right to left
 Index = tuple[int, int, int]
+AT_ONCE = 1 << 21  # values: little more memory, and they stay near the processor
 HALO = 1  # voxels that a cell has of those before it: what lies between is interpolated
 
 
@@ -31,101 +34,180 @@ class Cell(NamedTuple):
 
     box: Box
     reach: Box  # the box and a voxel before it on each axis, as far as the image goes
-    logits: Tensor | None  # (K, Z, Y, X) of the reach, float32; None where no window was shown
+    logits: Tensor | None  # (K, Z, Y, X) of the reach; None where no window was shown
 
 
 @dataclass(frozen=True)
 class WindowGrid:
     """Where windows lie on an image, which is padded on both sides where it is smaller than one.
 
-    ``starts`` are those of the windows on each axis, in voxels of the padded image.
+    ``starts`` are those of the windows on each axis, ``cuts`` where cells begin, in voxels of the
+    image: a window that begins in the padding has a start below zero.
     """
 
     size: Shape  # of the image
     patch_size: Shape
     starts: tuple[tuple[int, ...], ...]
-    before: Shape  # voxels of padding before the image
+    cuts: tuple[tuple[int, ...], ...]
+    axes: tuple[int, ...]  # from the one on which windows move last to the one on which first
 
     @classmethod
     def over(cls, size: Shape, patch_size: Shape, overlap: float) -> "WindowGrid":
-        """Windows that cover the image and overlap by at least this share, evenly spread."""
-        starts, before = [], []
-        for n, patch in zip(size, patch_size, strict=True):
+        """Windows that cover the image and overlap by at least this share, evenly spread.
+
+        They move last along the axis of which a window shows the smallest part.
+        """
+        starts, cuts = [], []
+        axes = sorted(range(3), key=lambda axis: patch_size[axis] / size[axis])
+        for axis, (n, patch) in enumerate(zip(size, patch_size, strict=True)):
             last = max(n - patch, 0)
             count = ceil(last / (patch * (1 - overlap))) + 1
-            places = {round(i * last / max(count - 1, 1)) for i in range(count)}
-            starts.append(tuple(sorted(places)))
-            before.append(max(patch - n, 0) // 2)
-        return cls(size, patch_size, tuple(starts), tuple(before))  # type: ignore[arg-type]
-
-    def axes(self) -> list[int]:
-        """The axes, from the one along which windows move last to the one along which they move
-        first: by the part of the image that a window shows.
-        """
-        return sorted(range(3), key=lambda axis: self.patch_size[axis] / self.size[axis])
+            before = max(patch - n, 0) // 2
+            own = sorted({round(i * last / max(count - 1, 1)) - before for i in range(count)})
+            ends = {start + patch for start in own} if axis == axes[0] else set()
+            starts.append(tuple(own))
+            cuts.append(tuple(sorted(c for c in {0, *own, *ends} if 0 <= c < n)))
+        return cls(size, patch_size, tuple(starts), tuple(cuts), tuple(axes))
 
     def windows(self) -> list[Index]:
         """The place of every window among the starts, in the order in which they are shown."""
-        slow, middle, fast = (range(len(self.starts[axis])) for axis in self.axes())
-        shown = product(slow, middle, fast)
-        back = np.argsort(self.axes())
-        return [(place[back[0]], place[back[1]], place[back[2]]) for place in shown]
-
-    def begun(self) -> int:
-        """About how many voxels of the image lie in cells that were begun, at the most."""
-        slow, middle, fast = self.axes()
-        depth = min(self.size[slow], self.patch_size[slow])
-        return depth * self.size[middle] * self.size[fast]
+        rows = product(*(range(len(self.starts[axis])) for axis in self.axes))
+        z, y, x = (self.axes.index(axis) for axis in range(3))
+        return [(row[z], row[y], row[x]) for row in rows]
 
     def box(self, window: Index) -> Box:
         """What a window shows, in voxels of the image; ends may lie outside it."""
-        firsts = [s[i] - b for s, i, b in zip(self.starts, window, self.before, strict=True)]
+        firsts = [starts[i] for starts, i in zip(self.starts, window, strict=True)]
         z, y, x = (slice(a, a + p) for a, p in zip(firsts, self.patch_size, strict=True))
         return z, y, x
 
     def cell(self, index: Index, halo: int = 0) -> Box:
-        """The cell at a start, with so many voxels before it."""
+        """A cell, with so many voxels before it."""
         ends = []
-        for starts, i, b, n in zip(self.starts, index, self.before, self.size, strict=True):
-            stop = starts[i + 1] - b if i + 1 < len(starts) else n
-            ends.append(slice(max(starts[i] - b - halo, 0), stop))
+        for cuts, i, n in zip(self.cuts, index, self.size, strict=True):
+            stop = cuts[i + 1] if i + 1 < len(cuts) else n
+            ends.append(slice(max(cuts[i] - halo, 0), stop))
         z, y, x = ends
         return z, y, x
 
-    def cells_of(self, window: Index) -> Iterator[Index]:
-        """The cells that a window shows something of, or of their halo."""
+    def touched_by(self, window: Index) -> Iterator[Index]:
+        """The cells that a window shows something of."""
         touched = []
-        for starts, i, patch in zip(self.starts, window, self.patch_size, strict=True):
-            end = starts[i] + patch
-            touched.append([k for k in range(i, len(starts)) if k == i or starts[k] - HALO < end])
+        for cuts, shown in zip(self.cuts, self.box(window), strict=True):
+            first = max(bisect_right(cuts, shown.start) - 1, 0)
+            touched.append(range(first, bisect_left(cuts, shown.stop)))
         z, y, x = touched
         return product(z, y, x)
 
+    def finished_by(self, window: Index) -> Iterator[Index]:
+        """The cells that no later window touches, and each that lies before these."""
+        finished = []
+        for cuts, starts, i in zip(self.cuts, self.starts, window, strict=True):
+            next_ = starts[i + 1] if i + 1 < len(starts) else cuts[-1] + 1
+            finished.append(range(bisect_left(cuts, max(starts[i], 0)), bisect_left(cuts, next_)))
+        z, y, x = finished
+        return product(z, y, x)
+
+    def begun(self) -> int:
+        """About how many voxels of the image lie in cells that were begun, at the most."""
+        slow, middle, fast = self.axes
+        depth = min(self.size[slow], self.patch_size[slow])
+        return depth * self.size[middle] * self.size[fast]
+
 
 class _Sums:
-    """What was said of a cell so far."""
+    """What was said of a cell so far, with room for the voxels before it."""
 
-    def __init__(self, box: Box, n_classes: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = tuple(s.stop - s.start for s in box)
+    def __init__(
+        self, box: Box, reach: Box, n_classes: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.box = box
-        self.logits = torch.zeros((n_classes, *shape), dtype=dtype, device=device)
-        self.weights = torch.zeros(shape, device=device)
+        size = [s.stop - s.start for s in reach]
+        self.logits = torch.zeros((n_classes, *size), dtype=dtype, device=device)
+        self.own = self.logits[(slice(None), *within(box, reach))]
+        self.weights = torch.zeros(self.own.shape[1:], device=device)
 
     def add(self, logits: Tensor, weight: Tensor, box: Box) -> None:
         """Add what a window says of its box, and how much that counts."""
-        both = [
+        z, y, x = (
             slice(max(a.start, b.start), min(a.stop, b.stop))
             for a, b in zip(self.box, box, strict=True)
-        ]
-        here, there = within(both, self.box), within(both, box)
-        own = weight[there]
-        self.logits[(slice(None), *here)] += logits[(slice(None), *there)] * own
-        self.weights[here] += own
+        )
+        here, there = within((z, y, x), self.box), within((z, y, x), box)
+        counts = weight[there]
+        sums, said = self.own[(slice(None), *here)], logits[(slice(None), *there)]
+        for part in parts(len(sums), counts.numel()):
+            sums[part] += said[part] * counts
+        self.weights[here] += counts
 
-    def mean(self) -> Tensor:
-        """The weighted mean, float32; minus infinity where nothing was said."""
-        logits = self.logits.float().div_(self.weights)
-        return logits.masked_fill_(self.weights == 0, -torch.inf)
+    def mean(self, before: Sequence[Tensor | None]) -> Tensor:
+        """The weighted mean, minus infinity where nothing was said. The sums are used up.
+
+        ``before`` has, for each axis, the last plane of the cell before this one.
+        """
+        nothing = self.weights == 0
+        for part in parts(len(self.own), nothing.numel()):
+            self.own[part] = (self.own[part] / self.weights).masked_fill_(nothing, -torch.inf)
+        firsts = [self.logits.narrow(axis, 0, HALO) for axis in (1, 2, 3)]
+        halos = [n > own for n, own in zip(self.logits.shape, self.own.shape, strict=True)][1:]
+        for first, halo in zip(firsts, halos, strict=True):
+            if halo:
+                first.fill_(-torch.inf)
+        for first, plane in zip(firsts, before, strict=True):
+            if plane is not None:
+                first.copy_(plane)
+        return self.logits
+
+
+class _Begun:
+    """The cells that were begun, and the last planes of those that are done."""
+
+    def __init__(self, grid: WindowGrid, dtype: torch.dtype, device: torch.device) -> None:
+        self.grid, self.dtype, self.device = grid, dtype, device
+        self.sums: dict[Index, _Sums] = {}
+        self.planes: dict[tuple[Index, int], Tensor] = {}  # before a cell on an axis
+
+    def add(self, window: Index, logits: Tensor, weight: Tensor) -> None:
+        """Add the logits (K, Z, Y, X) of a window to the cells that it touches."""
+        for index in self.grid.touched_by(window):
+            if index not in self.sums:
+                self.sums[index] = self.nothing_of(index, len(logits))
+            self.sums[index].add(logits, weight, self.grid.box(window))
+
+    def nothing_of(self, index: Index, n_classes: int) -> _Sums:
+        box, reach = self.grid.cell(index), self.grid.cell(index, HALO)
+        return _Sums(box, reach, n_classes, self.dtype, self.device)
+
+    def finish(self, index: Index) -> Cell:
+        """A cell with all that was said of it; those before it are done."""
+        before = [self.planes.pop((index, axis), None) for axis in range(3)]
+        known = [plane for plane in before if plane is not None]
+        said = self.sums.pop(index, None)
+        shown = said is not None
+        if said is None and known:
+            said = self.nothing_of(index, len(known[0]))
+        logits = None
+        if said is not None:
+            logits = said.mean(before)
+            for axis, cuts in enumerate(self.grid.cuts):
+                last = logits.narrow(axis + 1, -HALO, HALO)
+                if index[axis] + 1 < len(cuts) and (shown or last.isfinite().any()):
+                    self.planes[_after(index, axis), axis] = last.clone()
+        return Cell(self.grid.cell(index), self.grid.cell(index, HALO), logits)
+
+
+def _after(index: Index, axis: int) -> Index:
+    """The next cell on an axis."""
+    z, y, x = (i + (k == axis) for k, i in enumerate(index))
+    return z, y, x
+
+
+def parts(n: int, size: int, at_once: int = AT_ONCE) -> Iterator[slice]:
+    """Slices of n things of so many values each, which together have no more than ``at_once``, or
+    are one.
+    """
+    step = max(1, at_once // max(size, 1))
+    return (slice(first, first + step) for first in range(0, n, step))
 
 
 def cells(
@@ -141,10 +223,10 @@ def cells(
 ) -> Iterator[Cell]:
     """The cells of an image (C, Z, Y, X), each as soon as all windows that touch it were shown.
 
-    ``network`` gives logits (B, K, Z, Y, X) of windows (B, C, Z, Y, X); they are added up as
-    ``dtype``. Gaussian blending counts the middle of a window most, since a network knows less at
-    the border of its patch. With ``skip_empty`` windows in which every channel has one value are
-    not shown, unless all are like that.
+    ``network`` gives logits (B, K, Z, Y, X) of windows (B, C, Z, Y, X); they are added up and
+    handed out as ``dtype``. Gaussian blending counts the middle of a window most, since a network
+    knows less at the border of its patch. With ``skip_empty`` windows in which every channel has
+    one value are not shown, unless all are like that.
     """
     weight = window_weight(grid.patch_size, blending).to(device)
     order = grid.windows()
@@ -153,22 +235,18 @@ def cells(
     )
     if len(empty) == len(order):
         empty = set()
-    sums: dict[Index, _Sums] = {}
+    begun = _Begun(grid, dtype, device)
     for first in range(0, len(order), batch_size):
         chunk = order[first : first + batch_size]
         shown = [window for window in chunk if window not in empty]
         if shown:
             batch = [torch.from_numpy(window_of(image, grid.box(window))) for window in shown]
-            logits = network(torch.stack(batch).to(device, torch.float32))
-            for window, values in zip(shown, logits, strict=True):
-                for index in grid.cells_of(window):
-                    if index not in sums:
-                        sums[index] = _Sums(grid.cell(index, HALO), len(values), dtype, device)
-                    sums[index].add(values, weight, grid.box(window))
-        for index in chunk:
-            said = sums.pop(index, None)
-            mean = said.mean() if said else None
-            yield Cell(grid.cell(index), grid.cell(index, HALO), mean)
+            logits = network(torch.stack(batch).to(device, torch.float32)).detach()
+            for number, window in enumerate(shown):
+                begun.add(window, logits[number], weight)
+            del logits
+        for window in chunk:
+            yield from map(begun.finish, grid.finished_by(window))
 
 
 def sliding_window(
@@ -233,9 +311,14 @@ def flipped_mean(
         logits = logits.flip(axes) if axes else logits
         if mirrored and X_AXIS in combo:
             logits = logits[:, list(mirrored)]
-        total = logits.float() if total is None else total + logits
+        total = total.add_(logits) if total is not None else own_copy(logits)
     assert total is not None
-    return total / len(combos)
+    return total.div_(len(combos))
+
+
+def own_copy(logits: Tensor) -> Tensor:
+    """Float32 to add to, whatever a network still holds of its output."""
+    return logits.to(torch.float32, copy=True)
 
 
 def window_of(image: NDArray[Any], box: Box) -> NDArray[np.float32]:
