@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from mist_core.restore import restore, restore_probabilities
 from mist_core.sliding import Cell, WindowGrid, flipped_mean, own_copy
 
 CPU = torch.device("cpu")
+MOST_LOGITS = 1 << 28  # of windows that are shown at once, where these are several
 LARGEST_SUMS = 2 << 30  # bytes of the cells that are begun, as float32; else they are float16
 
 
@@ -199,7 +201,7 @@ def predict_cells(
         image,
         grid,
         device=device,
-        batch_size=settings.window_batch,
+        batch_size=min(settings.window_batch, windows_at_once(plan)),
         blending=settings.blending,
         dtype=type_of_sums(grid, len(plan.dataset_info.labels)),
         skip_empty=True,
@@ -207,6 +209,11 @@ def predict_cells(
         if cell.logits is not None:
             cell.logits[0].masked_fill_(cell.logits[0] == -torch.inf, 0)
         yield cell
+
+
+def windows_at_once(plan: Plan) -> int:
+    """How many windows may be shown at once, for the memory of what is said of them; 1 or more."""
+    return max(1, MOST_LOGITS // (len(plan.dataset_info.labels) * prod(plan.patch_size)))
 
 
 def type_of_sums(grid: WindowGrid, n_classes: int) -> torch.dtype:
