@@ -1,15 +1,16 @@
-"""The trainers of MIST and nnU-Net on a CPU, for ``training.py``, which starts this.
+"""The trainers of MIST and nnU-Net on a CPU, for ``training.py`` and ``prediction.py``.
 
 Runs with the Python of the peer, in an environment of its own, and writes what it measured as JSON.
 ``steps``: timed steps of the peer's training with its own loader, in epochs that nothing follows.
 ``train``: its whole training, with its validations and checkpoints. ``predict``: its own prediction
-of the held-out fold, from preprocessed arrays, with what that training left.
+of the held-out fold, from preprocessed arrays, with what that training left. ``take``: a model of
+nnU-Net with the weights of our plain U-Net.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ FOLD = 0
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("peer", choices=("mist", "nnunet"))
-    p.add_argument("work", choices=("steps", "train", "predict"))
+    p.add_argument("work", choices=("steps", "train", "predict", "take"))
     p.add_argument("--output", type=Path, required=True, help="JSON to write")
     p.add_argument("--threads", type=int, required=True, help="of the process that trains")
     p.add_argument("--epochs", type=int, default=1)
     p.add_argument("--steps", type=int, default=1, help="of an epoch, for MIST at least one pass")
     p.add_argument("--validations", type=int, default=1, help="steps of nnU-Net after an epoch")
+    p.add_argument("--weights", type=Path, help="nnU-Net: those of ours, to take")
     p.add_argument("--results", type=Path, help="MIST: results folder")
     p.add_argument("--numpy", type=Path, help="MIST: folder of the arrays")
     args, args.more = p.parse_known_args()  # more: flags of mist_train
@@ -41,6 +43,8 @@ def of_nnunet(args: argparse.Namespace) -> Any:
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
     trainer = get_trainer_from_args("1", "3d_fullres", FOLD, device=torch.device("cpu"))
+    if args.work == "take":
+        return take_weights(trainer, torch.load(args.weights))
     if args.work == "predict":
         trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
         return trainer.perform_actual_validation()
@@ -57,6 +61,38 @@ def of_nnunet(args: argparse.Namespace) -> Any:
     for each in (trainer.dataloader_train, trainer.dataloader_val):
         each._finish()
     return found
+
+
+def take_weights(trainer: Any, weights: dict[str, Any]) -> int:
+    """Write a model of nnU-Net; how many tensors it took."""
+    trainer.initialize()
+    renamed = {name_in_nnunet(name, weights): tensor for name, tensor in weights.items()}
+    wanted = {name for name, _ in trainer.network.named_parameters()}
+    if set(renamed) != wanted:
+        raise ValueError(f"expected {sorted(wanted)}, found {sorted(renamed)}")
+    trainer.network.load_state_dict(renamed, strict=False)  # some stand there under two names
+    base = Path(trainer.output_folder_base)
+    Path(trainer.output_folder).mkdir(parents=True, exist_ok=True)
+    (base / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
+    (base / "dataset.json").write_text(json.dumps(trainer.dataset_json))
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    return len(renamed)
+
+
+def name_in_nnunet(name: str, names: Container[str]) -> str:
+    """What a tensor of our plain U-Net is called in nnU-Net's."""
+    part, number, *rest, kind = name.split(".")
+    layers = {"0": "conv", "1": "norm"}
+    if part == "encoder":
+        _, which, layer = rest
+        return f"encoder.stages.{number}.0.convs.{which}.{layers[layer]}.{kind}"
+    if part == "decoder" and rest == ["up"]:
+        return f"decoder.transpconvs.{number}.{kind}"
+    if part == "decoder":
+        _, which, layer = rest
+        return f"decoder.stages.{number}.convs.{which}.{layers[layer]}.{kind}"
+    coarsest = max(n for n in range(9) if f"heads.{n}.weight" in names)
+    return f"decoder.seg_layers.{coarsest - int(number)}.{kind}"
 
 
 def of_mist(args: argparse.Namespace) -> Any:
