@@ -22,13 +22,7 @@ from mist_core.geometry import Geometry, Origin
 from mist_core.io import Volume, open_array
 from mist_core.labels import smallest_uint, to_values
 from mist_core.metrics.surfaces import check_spacing
-from mist_core.modelfile import (
-    ModelFile,
-    network_of,
-    read_model_file,
-    read_models,
-    refuse_other_plans,
-)
+from mist_core.modelfile import ModelFile, network_of, read_models, refuse_other_plans
 from mist_core.onnxfile import OnnxModel, onnx_files, read_onnx_models
 from mist_core.own import is_own
 from mist_core.plan import Plan
@@ -52,28 +46,19 @@ class TrainedModel:
     device: torch.device = CPU  # where the network is
 
 
-def load_model(path: Path, device: torch.device) -> TrainedModel:
-    """Read a model file; nothing in it can run code. Raises DataError for any other file, and for a
-    network that is not of this library.
-    """
-    found = read_model_file(path)
-    refuse_own_code({path.stem: found})
-    return _ready(found, device)
-
-
-def load_models(
-    paths: Path | str | Sequence[Path],
+def load_model(
+    paths: Path | str | Sequence[Path | str],
     folds: Sequence[int] | None = None,
     device: torch.device | None = None,
     own_code: bool = False,
 ) -> list[TrainedModel]:
-    """The models of a package, of a folder with fold_<k>.pt or .onnx, of a file of either kind, or
-    of several of these, on a device; None: the best.
+    """The networks of the folds of a model, on a device; None: the best.
 
-    ``folds`` are the numbers of those that are wanted of each path; None: all. A file may name a
-    network of somebody's own, ``module:function``: its code is run only with ``own_code``. Raises
-    DataError for that, for files that are no models, folds that are not there, and models of
-    different plans.
+    A model is a package, a folder with fold_<k>.pt or .onnx, a file of either kind, or several of
+    these. ``folds`` are the numbers of those that are wanted of each path; None: all. A file may
+    name a network of somebody's own, ``module:function``: its code is run only with ``own_code``;
+    nothing else in a file can run code. Raises DataError for that, for files that are no models,
+    folds that are not there, and models of different plans.
     """
     device = device or best_device()
     found: dict[str, ModelFile | OnnxModel] = {}
@@ -97,7 +82,7 @@ def refuse_own_code(found: Mapping[str, ModelFile | OnnxModel]) -> None:
         if isinstance(model, ModelFile) and is_own(model.train.model):
             raise DataError(
                 f"{model.source}: expected a network of this library, found {model.train.model}, "
-                "whose code would be run. Say --own-code if you trust the file."
+                "whose code would be run. Say --own-code (own_code=True) if you trust the file."
             )
 
 
@@ -115,6 +100,7 @@ def predict_array(
 ) -> NDArray[np.unsignedinteger]:
     """Label values (Z, Y, X) of an image (Z, Y, X), or (C, Z, Y, X) with channels as in the plan.
 
+    ``models`` are those of ``load_model``, which are averaged.
     ``spacing_mm`` is per array axis. Axes run to the head, to the back and to the left, as those of
     files that are read with SimpleITK do unless their headers say otherwise. No files are needed.
     By default windows are not mirrored. Raises ValueError for another shape.

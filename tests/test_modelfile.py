@@ -11,7 +11,7 @@ from mist_core.config import Train
 from mist_core.errors import DataError
 from mist_core.modelfile import checksum, read_models, read_states, write_package
 from mist_core.models import for_plan
-from mist_core.predict import load_models
+from mist_core.predict import load_model
 from mist_core.train import save_model
 
 CPU = torch.device("cpu")
@@ -71,10 +71,10 @@ def test_a_package_of_a_package_is_the_same(package, tmp_path):
 
 def test_all_ways_to_name_models_predict_the_same(folder, package):
     files = [folder / f"fold_{k}.pt" for k in (0, 2, 10)]
-    expected = outputs(load_models(files, device=CPU))
+    expected = outputs(load_model(files, device=CPU))
     assert not torch.equal(expected[0], expected[1])
     for path in (folder, package):
-        for found, wanted in zip(outputs(load_models(path, device=CPU)), expected, strict=True):
+        for found, wanted in zip(outputs(load_model(path, device=CPU)), expected, strict=True):
             assert torch.equal(found, wanted)
 
 
@@ -82,8 +82,8 @@ def test_all_ways_to_name_models_predict_the_same(folder, package):
 def test_folds_are_chosen_by_number_in_the_order_asked_for(source, request):
     path = request.getfixturevalue(source)
     assert list(read_models(path, [10, 0])) == ["fold_10", "fold_0"]
-    (only,) = outputs(load_models(path, [2], CPU))
-    assert torch.equal(only, outputs(load_models(path, device=CPU))[1])
+    (only,) = outputs(load_model(path, [2], CPU))
+    assert torch.equal(only, outputs(load_model(path, device=CPU))[1])
     with pytest.raises(DataError) as caught:
         read_models(path, [0, 1, 3])
     assert str(caught.value) == (
@@ -218,7 +218,7 @@ def test_models_of_different_plans_are_refused(tmp_path):
     saved(tmp_path / "fold_0.pt", 0)
     other = saved(tmp_path / "fold_1.pt", 1, plan_of(spacing=(2.0, 1.0, 1.0)))
     expected = f"{other}: expected the plan of {tmp_path / 'fold_0.pt'}, found another"
-    for load in (read_models, load_models):
+    for load in (read_models, load_model):
         with pytest.raises(DataError, match=re.escape(expected)):
             load(tmp_path)
 

@@ -17,7 +17,7 @@ from mist_core.errors import DataError
 from mist_core.geometry import Origin
 from mist_core.modelfile import read_models
 from mist_core.onnxfile import read_onnx, read_onnx_models, write_onnx
-from mist_core.predict import load_models, predict_preprocessed
+from mist_core.predict import load_model, predict_preprocessed
 
 SETTINGS = Train(model="nnunet-pocket", mirror_axes="x", amp=False)
 
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_a_batch_of_any_size_has_the_logits_of_torch(folder, number):
     images = torch.randn((number, 1, 8, 16, 8), generator=torch.Generator().manual_seed(number))
-    (there,) = load_models(folder, [1], CPU)
+    (there,) = load_model(folder, [1], CPU)
     here = read_onnx(folder / "onnx/fold_1.onnx")
     with torch.inference_mode():
         (found,), expected = here.network(images), there.network(images)[0]
@@ -55,7 +55,7 @@ def test_a_batch_of_any_size_has_the_logits_of_torch(folder, number):
 
 def test_predictions_are_those_of_torch(folder):
     image = np.random.default_rng(0).normal(size=(1, 13, 20, 17)).astype(np.float32)
-    models = [load_models(path, device=CPU) for path in (folder, folder / "onnx")]
+    models = [load_model(path, device=CPU) for path in (folder, folder / "onnx")]
     size = (13, 20, 17)
     whole = Origin(grid(size), tuple(slice(0, n) for n in size), grid(size))
     options = image, whole, Predict(), True
@@ -89,9 +89,9 @@ def test_folds_are_chosen_by_number(folder):
     assert list(read_onnx_models(folder / "onnx")) == ["fold_0", "fold_1"]
     assert list(read_onnx_models(folder / "onnx", [1])) == ["fold_1"]
     assert list(read_onnx_models(folder / "onnx/fold_1.onnx", [1])) == ["fold_1"]
-    message = one_line(load_models, folder / "onnx", [2])
+    message = one_line(load_model, folder / "onnx", [2])
     assert message.startswith(f"{folder / 'onnx'}: expected fold_2, found fold_0, fold_1.")
-    assert len(load_models([folder / "onnx/fold_0.onnx", folder / "fold_1.pt"], device=CPU)) == 2
+    assert len(load_model([folder / "onnx/fold_0.onnx", folder / "fold_1.pt"], device=CPU)) == 2
 
 
 OWN = """
@@ -146,14 +146,14 @@ def test_other_files_are_refused_by_name(folder, tmp_path):
     content = (folder / "onnx/fold_0.onnx").read_bytes()
     for broken in (b"", b"text", content[:100], content[: len(content) // 2], content[:-1]):
         path.write_bytes(broken)
-        assert one_line(load_models, path).startswith(f"{path}: expected ")
+        assert one_line(load_model, path).startswith(f"{path}: expected ")
     program = onnx.load(folder / "onnx/fold_0.onnx")
     kept = [p for p in program.metadata_props if p.key != "plan"]
     del program.metadata_props[:]
     program.metadata_props.extend(kept)
     onnx.save(program, path)
-    assert "found one without plan in its metadata" in one_line(load_models, path)
-    assert "expected an ONNX file, found none" in one_line(load_models, tmp_path / "none.onnx")
+    assert "found one without plan in its metadata" in one_line(load_model, path)
+    assert "expected an ONNX file, found none" in one_line(load_model, tmp_path / "none.onnx")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
@@ -170,7 +170,7 @@ def test_a_missing_package_is_named(folder, tmp_path, package, monkeypatch):
 def test_what_prediction_needs_is_onnxruntime_only(folder, monkeypatch):
     for package in ("onnx", "onnxscript"):
         monkeypatch.setitem(sys.modules, package, None)
-    assert len(load_models(folder / "onnx")) == 2
+    assert len(load_model(folder / "onnx")) == 2
 
 
 @pytest.mark.usefixtures("folder")

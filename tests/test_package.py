@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from conftest import grid
+import SimpleITK as sitk
+from conftest import ROOT, grid
 from test_commands import mist
 from test_modelfile import saved
 from test_predict import plan_of
@@ -13,7 +14,7 @@ from test_predict import plan_of
 from mist_core.config import Train
 from mist_core.files import write_json
 from mist_core.io import Volume, read_labels, write_volume
-from mist_core.modelfile import read_models
+from mist_core.modelfile import read_models, read_states, write_package
 
 SETTINGS = Train(model="nnunet-pocket", amp=False)
 
@@ -80,6 +81,34 @@ def test_folds_are_chosen_and_no_licence_is_said(results, tmp_path):
     assert model.licence == "not given"
     assert done("package", "--models-dir", path).endswith(log.split("models: ")[1])
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["docs/predict.md", "README.md"])
+def test_the_documented_lines_predict_what_the_command_does(results, tmp_path, text, monkeypatch):
+    """On a sagittal scan: axes are turned there, too."""
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / text).read_text(encoding="utf-8"), re.DOTALL
+    )
+    (code,) = [block for block in blocks if "load_model" in block]
+    write_package(tmp_path / "liver.pt", read_states(results / "models"))
+    noise = np.random.default_rng(1).normal(100, 20, (9, 14, 12)).astype(np.float32)
+    scan = sitk.GetImageFromArray(noise)
+    scan.SetSpacing((1.0, 1.2, 2.5))
+    scan.SetOrigin((-5, 20, 30))
+    scan.SetDirection((0, 0, -1, 1, 0, 0, 0, -1, 0))
+    sitk.WriteImage(scan, str(tmp_path / "scan.nii.gz"))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, text, "exec"), {})
+
+    image = ("--image", "t1=scan.nii.gz", "--id", "a", "--output", "out", "--device", "cpu")
+    done("predict", "--models-dir", "liver.pt", *image, cwd=tmp_path)
+    found, expected = map(sitk.ReadImage, ("labels.nii.gz", "out/a.nii.gz"))
+    assert found.GetSize() == (9, 12, 14)
+    assert expected.GetSize() == scan.GetSize() == (12, 14, 9)
+    turned = sitk.GetArrayFromImage(sitk.DICOMOrient(expected, "LPS"))
+    assert len(np.unique(turned)) > 1
+    differ = sitk.GetArrayFromImage(found) != turned
+    assert np.mean(differ) < 0.01  # on a GPU, where two classes are as likely
 
 
 @pytest.mark.parametrize(

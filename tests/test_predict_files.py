@@ -24,7 +24,7 @@ from mist_core.files import read_rows, write_json
 from mist_core.io import Volume, read_image, read_labels, read_probabilities, write_volume
 from mist_core.models import for_plan
 from mist_core.plan import parse_plan
-from mist_core.predict import load_models, predict_array
+from mist_core.predict import load_model, predict_array
 from mist_core.train import save_model
 
 SCRIPT = ROOT / "workflow/scripts/predict_files.py"
@@ -429,17 +429,17 @@ def test_code_that_a_model_file_names_is_not_run_unless_it_is_trusted(tmp_path):
     state["train"]["model"] = "antigravity:fly"
     torch.save(state, folder / "fold_0.pt")
     with pytest.raises(DataError, match="found antigravity:fly, whose code would be run"):
-        load_models(folder)
+        load_model(folder)
 
 
 def test_an_array_is_predicted_as_its_file_is(models, images, whole):
     volumes = [read_image(images / f"001/{name}.nii.gz") for name in CHANNELS]
     assert volumes[0].geometry.to_lps() == ((0, 1, 2), (False, False, False))
     found = predict_array(
-        load_models(models / "models"),
+        load_model(models / "models"),
         np.stack([volume.array for volume in volumes]),
         volumes[0].geometry.spacing,
     )
     np.testing.assert_array_equal(found, label_maps(whole)["001.nii.gz"])
     with pytest.raises(ValueError, match="expected an image of 2 channels"):
-        predict_array(load_models(models / "models"), volumes[0].array, (1, 1, 1))
+        predict_array(load_model(models / "models"), volumes[0].array, (1, 1, 1))

@@ -28,7 +28,7 @@ def main() -> None:
         take_gpus(1, args.jobs_per_gpu)
         from mist_core import predict
 
-        return predict.load_models(args.models, own_code=True)
+        return predict.load_model(args.models, own_code=True)
 
     def compute(case_id: str, folder: Path) -> Any:
         from mist_core import predict

@@ -219,7 +219,7 @@ def load(path: Path, folds: Sequence[int] | None, own_code: bool) -> Any:
     take_gpus()
     from mist_core import predict
 
-    return predict.load_models(path, folds, own_code=own_code)
+    return predict.load_model(path, folds, own_code=own_code)
 
 
 def tell_of_flips(models: Sequence[Any], asked: str | None, settings: Predict) -> None:
