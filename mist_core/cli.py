@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 LEFT_OUT = "left_out"  # in a manifest: a case that the plan leaves out, with the reason
 STOPPED = "stopped: the same command goes on from here"
 BACKGROUND = "cases"  # the name of threads that work beside the main one
+LAST_CASE_S = 5.0  # that a case which is computed has to be written after Ctrl-C
 _claimed: list[IO[str]] = []  # open files: closing one would give up its folder
 
 
@@ -365,10 +366,13 @@ def _overlapped(work: CaseWork, output: Path, cases: Sequence[str]) -> dict[str,
             behind.start(partial(finish, case))
         behind.wait()
     except KeyboardInterrupt:
-        log.info(STOPPED)
-        logging.disable()  # else the threads would tell of files that are taken from them
-        for case in to_do:
-            shutil.rmtree(_folder(output, case), ignore_errors=True)
+        try:
+            if behind.is_at_work():
+                log.info("waiting for the last case to be written")
+            behind.wait(LAST_CASE_S)
+        finally:
+            for case in to_do:
+                shutil.rmtree(_folder(output, case), ignore_errors=True)
         raise
     return {case: each.state for case, each in steps.items()}
 
@@ -383,9 +387,12 @@ class _Background:
         self.thread = threading.Thread(target=function, name=BACKGROUND, daemon=True)
         self.thread.start()
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         if self.thread:
-            self.thread.join()
+            self.thread.join(seconds)
+
+    def is_at_work(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
 
 
 class _Clock:
@@ -500,12 +507,12 @@ def _do(work: CaseWork, output: Path, case: str) -> Generator[None, None, dict[s
         (output / name).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     record.unlink(missing_ok=True)
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (output / name).parent.mkdir(parents=True, exist_ok=True)
+    prepared = [work.prepare(case)] if work.prepare else []
+    yield
     try:
-        prepared = [work.prepare(case)] if work.prepare else []
-        yield
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
         computed = work.compute(case, folder, *prepared)
         del prepared
         yield

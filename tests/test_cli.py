@@ -570,24 +570,84 @@ cli.run(lambda: cli.do_cases(work, list("abcd"), Path("out")))
 """
 
 
-def test_ctrl_c_ends_at_once_and_leaves_whole_cases_only(tmp_path):
+def interrupted(program, folder, *ready):
+    """What a program says that is sent Ctrl-C when these files are there."""
     job = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED],
-        cwd=tmp_path,
+        [sys.executable, "-c", program],
+        cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heed_ctrl_c,  # noqa: PLW1509 (it starts no thread)
     )
-    until = time.monotonic() + 30
-    while not ((tmp_path / "ready").exists() and (tmp_path / "out/.done/a.json").exists()):
+    until = time.monotonic() + 60
+    while not all((folder / name).exists() for name in ready):
         assert time.monotonic() < until
         time.sleep(0.02)
     job.send_signal(SIGINT)
-    _, said = job.communicate(timeout=10)
+    _, said = job.communicate(timeout=60)
     assert job.returncode == 130
     assert said.count(cli.STOPPED) == 1
     assert "Traceback" not in said
+    return said
+
+
+def test_ctrl_c_ends_at_once_and_leaves_whole_cases_only(tmp_path):
+    began = time.monotonic()
+    interrupted(INTERRUPTED, tmp_path, "ready", "out/.done/a.json")
+    assert time.monotonic() - began < 30  # not when c is prepared
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.txt", ".done"}
+
+
+WRITING = """
+import time
+from pathlib import Path
+from mist_core import cli
+
+
+def prepare(case):
+    time.sleep(30 if case == "c" else 0)
+
+
+def compute(case, folder, prepared):
+    time.sleep(30 if case == "b" else 0)
+
+
+def finish(case, folder, computed):
+    for name in work.outputs(case):  # each into a folder that is made for it
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(case)
+        Path("ready").touch()
+        time.sleep(SECONDS)
+
+
+names = ["a.txt", "deep/a.txt"]
+work = cli.CaseWork(lambda c: names, lambda c: c, compute, prepare=prepare, finish=finish)
+cli.run(lambda: cli.do_cases(work, list("abc"), Path("out")))
+"""
+
+
+def test_ctrl_c_lets_a_case_that_is_being_written_come_to_its_end(tmp_path):
+    said = interrupted(WRITING.replace("SECONDS", "1"), tmp_path, "ready")
+    assert "waiting for the last case to be written" in said
+    made = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
+    assert made == {"a.txt", "deep/a.txt", ".done", ".done/a.json"}
+
+
+def test_ctrl_c_takes_the_files_of_a_case_that_is_written_too_slowly(tmp_path):
+    interrupted(WRITING.replace("SECONDS", "20"), tmp_path, "ready")
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"deep"}
+
+
+def test_a_run_that_is_interrupted_leaves_the_log_as_it_was(overlapping, caplog):
+    overlapping.bad = {("compute", "b"): KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        overlapping.run()
+    caplog.clear()
+    caplog.set_level("INFO")
+    cli.log.info("still heard")
+    assert caplog.messages == ["still heard"]
+    assert overlapping.made() == {"a.txt": "AA"}
+    assert not overlapping.left_over()
 
 
 def test_a_case_that_cannot_be_tidied_up_ends_the_job_and_does_not_hang(tmp_path):
