@@ -3,10 +3,11 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mist_core.convert import ENDINGS
 from mist_core.dataset import ID, SIDECARS, Dataset, usable_id
 from mist_core.errors import DataError, raise_all
 from mist_core.files import read_rows
@@ -14,6 +15,7 @@ from mist_core.plan import Plan
 
 log = logging.getLogger(__name__)
 NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")  # nnU-Net's names of files
+TABLE = "predictions.csv"  # of the cases that were predicted into a folder
 
 
 @dataclass(frozen=True)
@@ -72,26 +74,48 @@ def case_of_files(case_id: str, files: Sequence[str], plan: Plan) -> dict[str, N
     return {case_id: NewCase(tuple(paths[channel] for channel in channels))}
 
 
-def cases_in_folder(folder: Path, plan: Plan, config: Path) -> dict[str, NewCase]:
+def cases_in_folder(
+    folder: Path, plan: Plan, config: Path, output: Path | None = None
+) -> dict[str, NewCase]:
     """The cases in a folder, of one of two layouts.
 
     A folder for each patient: its files are told apart as those of the training cases were, by the
     substrings in the plan, which was read from ``config``. Or the files of all cases side by side:
     ``<case>_0000.nii.gz`` and so on as nnU-Net has them, for the channels in the order of the plan,
-    or ``<case>.nii.gz`` where there is one channel only. Raises DataError where it is neither.
+    or ``<case>.nii.gz`` where there is one channel only. ``output`` and other folders of
+    predictions are no patients. Raises DataError where it is neither, or both.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of images, found none. Check the path.")
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if any(path.is_dir() for path in entries):
-        return _of_patients(folder, plan, config)
+    entries = sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and not _is_of_predictions(path, output)
+    )
+    patients = [path for path in entries if path.is_dir()]
+    files = [p for p in entries if p.is_file() and p.name.lower().endswith(ENDINGS)]
+    if patients and files:
+        raise DataError(
+            f"{folder}: expected folders of patients or files of images, found both, such as "
+            f"{patients[0].name}/ and {files[0].name}. Put them into folders of their own, or name "
+            "the files in a table (--paths-csv)."
+        )
+    if patients:
+        return _of_patients(folder, {path.name for path in entries}, plan, config)
     return _side_by_side(
         folder, [p for p in entries if not p.name.lower().endswith(SIDECARS)], plan
     )
 
 
-def _of_patients(folder: Path, plan: Plan, config: Path) -> dict[str, NewCase]:
-    """A case for each folder in ``folder``."""
+def _is_of_predictions(path: Path, output: Path | None) -> bool:
+    same = output is not None and path.resolve() == output.resolve()
+    return same or (path / TABLE).is_file()
+
+
+def _of_patients(
+    folder: Path, names: Collection[str], plan: Plan, config: Path
+) -> dict[str, NewCase]:
+    """A case for each folder in ``folder`` that has one of the names."""
     info = plan.dataset_info
     dataset = Dataset(
         path=config,
@@ -103,9 +127,10 @@ def _of_patients(folder: Path, plan: Plan, config: Path) -> dict[str, NewCase]:
         test_data=folder,
         image_names={name: info.image_names.get(name, (name,)) for name in info.images},
     )
-    _check_ids(dataset.test_ids(), str(folder))
+    ids = [name for name in dataset.test_ids() if name in names]
+    _check_ids(ids, str(folder))
     cases = {}
-    for case_id in dataset.test_ids():
+    for case_id in ids:
         try:
             cases[case_id] = NewCase(dataset.case(case_id).images)
         except DataError as error:

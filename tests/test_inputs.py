@@ -94,6 +94,26 @@ def test_a_plan_without_substrings_knows_files_by_the_names_of_channels(tmp_path
     assert "with 't2' in its name for channel t2, found none" in found["02"]
 
 
+def test_folders_of_predictions_are_no_patients(tmp_path):
+    files(tmp_path, "01/t1.nii", "01/t1c.nii", "list.csv", "old/predictions.csv", "old/01.nii.gz")
+    (tmp_path / "new").mkdir()
+    found = cases_in_folder(tmp_path, TWO, tmp_path / "config.json", tmp_path / "01/../new")
+    assert named(found) == {"01": ["t1.nii", "t1c.nii"]}
+    files(tmp_path / "b", "x.nii.gz", "out/.done/x.json")
+    found = cases_in_folder(tmp_path / "b", ONE, tmp_path / "config.json", tmp_path / "b/out")
+    assert named(found) == {"x": ["x.nii.gz"]}
+
+
+def test_patients_and_images_side_by_side_are_refused(tmp_path):
+    files(tmp_path, "01/ct.nii", "02.NII.GZ", "notes.txt")
+    with pytest.raises(DataError) as caught:
+        in_folder(tmp_path, ONE)
+    assert str(caught.value) == (
+        f"{tmp_path}: expected folders of patients or files of images, found both, such as 01/ and "
+        "02.NII.GZ. Put them into folders of their own, or name the files in a table (--paths-csv)."
+    )
+
+
 def test_one_channel_needs_no_number(tmp_path):
     files(tmp_path, "a.b.nii.gz", "c_0000.nii.gz", "d.mha", "d.json", ".hidden")
     assert in_folder(tmp_path, ONE) == {

@@ -190,6 +190,29 @@ def test_files_of_nnunet_need_no_table(models, images, whole, tmp_path):
     assert_same(found, {n: label_maps(whole)[n] for n in ("001.nii.gz", "002.nii.gz")})
 
 
+def test_predictions_may_lie_among_the_patients(models, images, whole, tmp_path):
+    for case in ("001", "002"):
+        (tmp_path / case).symlink_to(images / case)
+    (tmp_path / "out").mkdir()
+    for folder in ("out", "out", "other"):
+        predict(models, tmp_path / folder, "--input", tmp_path)
+        found = label_maps(tmp_path / folder)
+        assert_same(found, {n: label_maps(whole)[n] for n in ("001.nii.gz", "002.nii.gz")})
+    said = predict(models, tmp_path, "--input", tmp_path / "out/..", code=1)
+    assert said.startswith(f"ERROR: --output: expected a folder of its own, found {tmp_path}, that")
+
+
+def test_no_prediction_takes_the_place_of_an_image(models, tmp_path):
+    for number, name in enumerate(CHANNELS):
+        write_volume(tmp_path / f"{name}.nii.gz", image_of(number))
+    before = times(tmp_path)
+    files = [f"{name}={tmp_path}/{name}.nii.gz" for name in CHANNELS]
+    said = predict(models, tmp_path, "--image", *files, "--id", "t2", code=1)
+    assert "t2.nii.gz: expected a place for the prediction of case t2, found its image." in said
+    assert {path.name for path in tmp_path.iterdir()} == {"t1.nii.gz", "t2.nii.gz"}
+    assert times(tmp_path) == before
+
+
 def test_one_case_is_named_by_its_files(models, images, whole, tmp_path):
     files = [f"t2={images}/002/t2.nii.gz", f"t1={images}/002/t1.nii.gz"]
     predict(models, tmp_path / "out", "--image", *files, "--id", "0007")

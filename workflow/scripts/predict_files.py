@@ -10,8 +10,8 @@ from typing import Any
 
 from mist_core import cli
 from mist_core.config import Predict
-from mist_core.errors import DataError
-from mist_core.inputs import NewCase, case_of_files, cases_in_folder, cases_of_table
+from mist_core.errors import DataError, raise_all
+from mist_core.inputs import TABLE, NewCase, case_of_files, cases_in_folder, cases_of_table
 from mist_core.lease import gpu_pool, take_gpus
 from mist_core.plan import Plan, read_plan, trained_alike
 
@@ -25,6 +25,7 @@ def main() -> None:
     models = cache(lambda: load(args.models_dir, args.folds, args.own_code))
     plan = read_plan(args.config) if args.config else models()[0].plan
     cases = find_cases(args, plan)
+    refuse_to_overwrite(cases, args.output)
     on_gpu = bool(gpu_pool(os.environ))
     settings = Predict(
         overlap=args.overlap,
@@ -35,7 +36,7 @@ def main() -> None:
     if args.overwrite:
         for case in cases:
             cli.record_of(args.output, case).unlink(missing_ok=True)
-    with cli.alone(args.output / "predictions.csv"):
+    with cli.alone(args.output / TABLE):
         try:
             cli.do_cases(work, list(cases), args.output)
         finally:
@@ -124,12 +125,30 @@ def find_cases(args: argparse.Namespace, plan: Plan) -> dict[str, NewCase]:
         return cases_of_table(args.paths_csv, plan)
     if args.image:
         return case_of_files(args.id, args.image, plan)
-    cases = cases_in_folder(args.input, plan, args.config or args.models_dir)
+    if args.input.resolve() == args.output.resolve():
+        raise DataError(
+            f"--output: expected a folder of its own, found {args.output}, that of the images. "
+            "Choose another."
+        )
+    cases = cases_in_folder(args.input, plan, args.config or args.models_dir, args.output)
     for case_id, case in cases.items():
         files = zip(plan.dataset_info.images, case.images, strict=False)
         if case.images:
             log.info("case %s: %s", case_id, ", ".join(f"{name} {file}" for name, file in files))
     return cases
+
+
+def refuse_to_overwrite(cases: Mapping[str, NewCase], output: Path) -> None:
+    """Raise DataError where a prediction would take the place of an image."""
+    problems = []
+    for case_id, case in cases.items():
+        made = output / f"{case_id}.nii.gz"
+        if any(made.resolve() == image.resolve() for image in case.images if image):
+            problems.append(
+                f"{made}: expected a place for the prediction of case {case_id}, found its image. "
+                "Choose another folder, or id."
+            )
+    raise_all(problems, "--output")
 
 
 def choose_device(name: str) -> None:
@@ -235,7 +254,7 @@ def write_table(output: Path, cases: Sequence[str], plan: Plan) -> None:
     """Write predictions.csv, and tell of each case that should be looked at."""
     from mist_core import quality
 
-    odd = quality.write_table(output / "predictions.csv", output / "qc", cases, plan)
+    odd = quality.write_table(output / TABLE, output / "qc", cases, plan)
     for case, words in odd.items():
         picture = output / f"qc/{case}.png"
         if picture.exists():
