@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mist_core import sliding
 from mist_core.augment import mirror_axes
-from mist_core.config import Predict, Train
+from mist_core.config import Blending, Predict, Train
 from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision, tune
 from mist_core.errors import DataError
 from mist_core.files import read_json
@@ -29,11 +29,12 @@ from mist_core.plan import Plan
 from mist_core.preprocess import preprocess
 from mist_core.regions import membership, mirrored_classes, mirrored_regions
 from mist_core.restore import restore, restore_probabilities
-from mist_core.sliding import Cell, WindowGrid, flipped_mean, own_copy
+from mist_core.sliding import Cell, WindowGrid, flipped_mean, own_copy, window_weight
 
 CPU = torch.device("cpu")
 MOST_LOGITS = 1 << 28  # of windows that are shown at once, where these are several
 LARGEST_SUMS = 2 << 30  # bytes of the cells that are begun, as float32; else they are float16
+LARGEST_LOGIT = 1000.0  # that a network is expected to give; most are far smaller
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +190,7 @@ def predict_cells(
         device=device,
         batch_size=min(settings.window_batch, windows_at_once(plan)),
         blending=settings.blending,
-        dtype=type_of_sums(grid, len(plan.dataset_info.labels)),
+        dtype=type_of_sums(grid, len(plan.dataset_info.labels), settings.blending),
         skip_empty=True,
     ):
         if cell.logits is not None:
@@ -202,13 +203,27 @@ def windows_at_once(plan: Plan) -> int:
     return max(1, MOST_LOGITS // (len(plan.dataset_info.labels) * prod(plan.patch_size)))
 
 
-def type_of_sums(grid: WindowGrid, n_classes: int) -> torch.dtype:
-    """Float32, or float16 where the cells that are begun would take too much memory.
-
-    The Gaussian weights of windows that overlap by half add up to about 1: sums are no larger than
-    logits.
+def type_of_sums(grid: WindowGrid, n_classes: int, blending: Blending) -> torch.dtype:
+    """Float32, or float16 where the cells that are begun would take too much memory, unless so many
+    windows show a voxel that their sum could be infinite.
     """
-    return torch.float16 if n_classes * grid.begun() * 4 > LARGEST_SUMS else torch.float32
+    fits = largest_weight(grid, blending) * LARGEST_LOGIT < torch.finfo(torch.float16).max
+    too_much = n_classes * grid.begun() * 4 > LARGEST_SUMS
+    return torch.float16 if too_much and fits else torch.float32
+
+
+def largest_weight(grid: WindowGrid, blending: Blending) -> float:
+    """What all windows that show a voxel count together, at the most: of windows that overlap by
+    half 1 with Gaussian blending, 8 with constant.
+    """
+    largest = 1.0
+    for starts, n in zip(grid.starts, grid.patch_size, strict=True):
+        weight = window_weight((1, 1, n), blending).flatten()
+        total = torch.zeros(starts[-1] + n)
+        for start in starts:
+            total[start : start + n] += weight
+        largest *= float(total.max())
+    return largest
 
 
 def mean_logits(

@@ -19,10 +19,17 @@ from mist_core.io import Volume, read_labels
 from mist_core.metrics import score
 from mist_core.models import for_plan
 from mist_core.plan import parse_plan
-from mist_core.predict import TrainedModel, load_model, predict_case, predict_cells
+from mist_core.predict import (
+    TrainedModel,
+    largest_weight,
+    load_model,
+    predict_case,
+    predict_cells,
+    type_of_sums,
+)
 from mist_core.preprocess import preprocess, write
 from mist_core.restore import restore
-from mist_core.sliding import without_halo
+from mist_core.sliding import WindowGrid, without_halo
 from mist_core.train import save_model
 
 CPU = torch.device("cpu")
@@ -166,6 +173,59 @@ def test_axes_that_were_not_mirrored_in_training_are_not_in_prediction():
         sided = model_of(Shift(slope=2.0), **train)
         found = logits_of([sided], flips=True, image=image)
         torch.testing.assert_close(found, logits_of([sided], flips=False, image=image))
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size", "overlap", "expected"),
+    [
+        ((1, 1, 8), (1, 1, 4), 0.0, 1),  # from 0 and 4
+        ((1, 1, 8), (1, 1, 4), 0.5, 2),  # from 0, 2, 4
+        ((1, 1, 8), (1, 1, 4), 0.75, 4),  # from 0, 1, 2, 3, 4: all but one show voxel 3
+        ((1, 8, 8), (1, 4, 4), 0.75, 16),
+        ((8, 8, 6), (4, 4, 4), 0.5, 8),
+        ((3, 3, 3), (4, 4, 4), 0.9, 1),  # smaller than a window
+    ],
+)
+def test_what_windows_count_together_with_constant_blending(size, patch_size, overlap, expected):
+    assert largest_weight(WindowGrid.over(size, patch_size, overlap), "constant") == expected
+
+
+def test_what_windows_count_together_with_gaussian_blending():
+    """Windows of 3 from 0 and 1 overlap in two voxels: weights of a and 1, and of 1 and a."""
+    a = np.exp(-0.5 * (1 / (3 / 8)) ** 2)
+    grid_of_two = WindowGrid.over((1, 1, 4), (1, 1, 3), 0.5)
+    assert largest_weight(grid_of_two, "gaussian") == pytest.approx(1 + a)
+    grid_of_eight = WindowGrid.over((4, 4, 4), (3, 3, 3), 0.5)
+    assert largest_weight(grid_of_eight, "gaussian") == pytest.approx((1 + a) ** 3)
+
+
+def test_sums_are_in_half_precision_only_where_memory_is_short_and_none_can_be_infinite():
+    large, small = (512, 512, 512), (64, 64, 64)
+    half, full = torch.float16, torch.float32
+
+    def type_of(size, n_classes, overlap, blending):
+        return type_of_sums(WindowGrid.over(size, (64, 64, 64), overlap), n_classes, blending)
+
+    # 32 classes of 64 x 512 x 512 voxels are 2 GiB as float32.
+    assert type_of(large, 32, 0.5, "gaussian") == full
+    assert type_of(large, 33, 0.5, "gaussian") == half
+    assert type_of(small, 600, 0.9, "gaussian") == full
+    assert type_of(large, 33, 0.75, "constant") == half  # 64 windows times 1000 are 64000
+    assert type_of(large, 33, 0.8, "constant") == full
+    assert type_of(large, 33, 0.95, "gaussian") == full
+
+
+@pytest.mark.parametrize("blending", ["constant", "gaussian"])
+@pytest.mark.parametrize("overlap", [0.5, 0.9])
+def test_large_logits_are_not_infinite_however_many_windows_show_a_voxel(
+    overlap, blending, monkeypatch
+):
+    monkeypatch.setattr("mist_core.predict.LARGEST_SUMS", 0)
+    models, image = [model_of(Shift(900.0))], np.random.default_rng(0).normal(size=(1, 12, 12, 12))
+    settings = Predict(flips=False, overlap=overlap, blending=blending)
+    for cell in predict_cells(models, image.astype(np.float32), settings, CPU, half=None):
+        expected = 900 + image[0][cell.reach]
+        np.testing.assert_allclose(cell.logits[1], expected, rtol=0.01)
 
 
 class Sided(nn.Module):
