@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mist_core import __version__, checkpoint
+from mist_core import checkpoint
 from mist_core.config import WHEN_IT_ENDS, Train
 from mist_core.contact_sheet import contact_sheet
 from mist_core.criterion import alpha_of, criterion
@@ -31,7 +31,7 @@ from mist_core.device import (
 )
 from mist_core.errors import DataError
 from mist_core.loading import Draws, pieces_of
-from mist_core.modelfile import write_state
+from mist_core.modelfile import versions, write_state
 from mist_core.models import check_outputs, for_plan, outputs_for
 from mist_core.optimizers import Average, learning_rate, new_optimizer, set_learning_rate
 from mist_core.own import is_own
@@ -491,6 +491,6 @@ def save_model(
             "train": settings.model_dump(mode="json"),
             "fold": fold,
             "chosen": chosen,
-            "versions": {"mist_core": __version__, "torch": str(torch.__version__)},
+            "versions": versions(),
         },
     )

@@ -564,7 +564,7 @@ def test_a_model_file_tells_all_that_prediction_needs(tmp_path):
     assert state["plan"] == PLAN.model_dump(mode="json")
     assert Train(**state["train"]) == SHORT
     assert state["fold"] == 3
-    assert state["versions"].keys() == {"mist_core", "torch"}
+    assert state["versions"].keys() == {"mist_core", "torch", "python"}
     assert [path.name for path in tmp_path.iterdir()] == ["fold_3.pt"]
 
 
