@@ -87,15 +87,6 @@ def refuse_other_labels(volume: Volume, classes: Classes, ignore_label: int | No
         )
 
 
-def refuse_other_grid(reference: Volume, prediction: Volume) -> None:
-    """Raise DataError when the two are not on one grid."""
-    if not prediction.geometry.matches(reference.geometry):
-        raise DataError(
-            f"expected the prediction on the grid of the reference ({reference.geometry}), "
-            f"found {prediction.geometry}. Predict again, or resample it."
-        )
-
-
 def evaluate(
     reference: Volume,
     prediction: Volume,
@@ -113,7 +104,11 @@ def evaluate(
     parameters of the first of them. ``kind`` is hit, missed, small (of the reference, too small to
     be scored) or false_positive; dice and haus95 are those of the lesion and what was found of it.
     """
-    refuse_other_grid(reference, prediction)
+    if not prediction.geometry.matches(reference.geometry):
+        raise DataError(
+            f"expected the prediction on the grid of the reference ({reference.geometry}), "
+            f"found {prediction.geometry}. Predict again, or resample it."
+        )
     spacing_mm = reference.geometry.spacing
     maps = reference.array, prediction.array
     return evaluate_arrays(*maps, spacing_mm, classes, ignore_label, preset, lesions)

@@ -120,14 +120,13 @@ def score_case(
     try:
         predicted = read_labels(prediction)
         with naming(prediction):
-            evaluate.refuse_other_grid(reference, predicted)
             if validate:
                 evaluate.refuse_other_labels(predicted, classes)
+            options = (classes, ignored, settings.preset, settings.lesions)
+            return found_of(*evaluate.evaluate(reference, predicted, *options))
     except DataError as error:
         records = evaluate.failed(classes, reference.geometry, settings.preset)
         return found_of(records, problem=f"{error} {WORST}")
-    maps = reference, predicted
-    return found_of(*evaluate.evaluate(*maps, classes, ignored, settings.preset, settings.lesions))
 
 
 @contextmanager
