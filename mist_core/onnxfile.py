@@ -1,12 +1,15 @@
 """Networks as ONNX files: for other programs, and to predict without the weights of torch.
 
 A file holds one network for patches of one size, any number of them at once, and in its metadata
-all else that prediction needs. onnxruntime computes it on the CPU. The packages for this are an
-optional part, installed as mist_core[onnx], and imported where they are needed.
+all else that prediction needs, and a checksum: that of the file with zeros in its place, since the
+format has none. onnxruntime computes it on the CPU. The packages for this are an optional part,
+installed as mist_core[onnx], and imported where they are needed.
 """
 
+import hashlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +31,8 @@ from mist_core.plan import Plan, parse_plan
 SUFFIX = ".onnx"
 TOLERANCE = 1e-3  # of logits, against those of torch
 INPUT, OUTPUT = "image", "logits"
+CHECKSUM = re.compile(rb"sha256\x12\x40([0-9a-f]{64})")  # in the metadata, as protobuf writes it
+ZEROS = "0" * 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,22 +108,40 @@ def read_onnx_models(path: Path, folds: Sequence[int] | None = None) -> dict[str
 
 
 def read_onnx(path: Path) -> OnnxModel:
-    """Read an ONNX file. Raises DataError for one that ``write_onnx`` did not write."""
+    """Read an ONNX file. Raises DataError for one that ``write_onnx`` did not write, or that was
+    damaged or changed.
+    """
     if not path.is_file():
         raise DataError(f"{path}: expected an ONNX file, found none. Mend the path.")
+    _refuse_damaged(path)
     network = OnnxNetwork(path)
     notes = network.session.get_modelmeta().custom_metadata_map
-    if missing := [key for key in ("name", "plan", "train") if key not in notes]:
-        raise DataError(
-            f"{path}: expected an ONNX file of mist_package, found one without "
-            f"{', '.join(missing)} in its metadata. Export it again."
-        )
     try:
-        plan = parse_plan(json.loads(notes["plan"]), str(path))
-        train = Train(**json.loads(notes["train"]))
-    except (TypeError, ValueError) as error:
+        name, plan, train = (notes[key] for key in ("name", "plan", "train"))
+        parts = parse_plan(json.loads(plan), str(path)), Train(**json.loads(train))
+    except (KeyError, TypeError, ValueError) as error:
         raise unreadable(path, error) from error
-    return OnnxModel(notes["name"], network, plan, train, str(path))
+    return OnnxModel(name, network, *parts, str(path))
+
+
+def _refuse_damaged(path: Path) -> None:
+    content = path.read_bytes()
+    said = CHECKSUM.search(content)
+    if said is None:
+        raise DataError(
+            f"{path}: expected an ONNX file of mist_package, found another kind, or one that was "
+            "cut off. Mend the path, or copy the file again."
+        )
+    expected, found = said[1].decode(), _checksum(content.replace(said[1], ZEROS.encode()))
+    if found != expected:
+        raise DataError(
+            f"{path}: expected a file with the SHA-256 {expected}, found {found}: it was damaged "
+            "or changed. Copy it again."
+        )
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_onnx(path: Path, name: str, model: ModelFile) -> float:
@@ -137,6 +160,8 @@ def write_onnx(path: Path, name: str, model: ModelFile) -> float:
     program.model.metadata_props.update(_notes(name, model))
     with replacing(path) as temporary:
         program.save(temporary, external_data=False)
+        content = temporary.read_bytes()
+        temporary.write_bytes(content.replace(ZEROS.encode(), _checksum(content).encode()))
         difference = _difference(network, OnnxNetwork(temporary), images[:1])
         if not difference < TOLERANCE:
             raise DataError(
@@ -153,6 +178,7 @@ def _notes(name: str, model: ModelFile) -> dict[str, str]:
         "train": model.train.model_dump_json(),
         "licence": model.licence,
         "versions": json.dumps(versions()),
+        "sha256": ZEROS,
     }
 
 

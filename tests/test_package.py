@@ -83,6 +83,19 @@ def test_folds_are_chosen_and_no_licence_is_said(results, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_onnx_files_take_no_gpu(results, tmp_path, monkeypatch):
+    """Not even one that there is, of which the lock would be taken."""
+    done("package", "--models-dir", results / "models", "--onnx", tmp_path / "onnx")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("MIST_GPU_LOCKS", str(tmp_path / "locks"))
+    words = ("--paths-csv", results / "paths.csv", "--output", tmp_path / "out")
+    for device in ((), ("--device", "0")):
+        said = done("predict", "--models-dir", tmp_path / "onnx", *words, *device)
+        assert f"{tmp_path / 'onnx'}: ONNX files run on the CPU" in said
+    assert not (tmp_path / "locks").exists()
+    assert (tmp_path / "out/a.nii.gz").exists()
+
+
 @pytest.mark.parametrize("text", ["docs/predict.md", "README.md"])
 def test_the_documented_lines_predict_what_the_command_does(results, tmp_path, text, monkeypatch):
     """On a sagittal scan: axes are turned there, too."""

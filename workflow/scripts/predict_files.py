@@ -21,7 +21,7 @@ DEFAULTS = Predict()
 
 def main() -> None:
     args = arguments()
-    choose_device(args.device)
+    choose_device("cpu" if run_on_cpu(args.models_dir) else args.device)
     models = cache(lambda: load(args.models_dir, args.folds, args.own_code))
     plan = read_plan(args.config) if args.config else models()[0].plan
     cases = find_cases(args, plan)
@@ -149,6 +149,18 @@ def refuse_to_overwrite(cases: Mapping[str, NewCase], output: Path) -> None:
                 "Choose another folder, or id."
             )
     raise_all(problems, "--output")
+
+
+def run_on_cpu(models: Path) -> bool:
+    """Whether models leave a GPU that is here to others, since they are ONNX files."""
+    if not gpu_pool(os.environ):
+        return False
+    from mist_core.onnxfile import onnx_files  # which loads torch
+
+    found = bool(onnx_files(models))
+    if found:
+        log.info("%s: ONNX files run on the CPU", models)
+    return found
 
 
 def choose_device(name: str) -> None:
