@@ -93,12 +93,14 @@ def test_maps_that_are_alike_give_themselves(backend, maps, count):
     np.testing.assert_array_equal(BACKENDS[backend](maps[:1] * count), maps[0])
 
 
-@given(MAPS, st.data())
-def test_the_order_of_voters_makes_no_difference(maps, data):
-    weights = data.draw(st.lists(st.integers(1, 4), min_size=len(maps), max_size=len(maps)))
+@pytest.mark.parametrize(("combine", "several"), [(majority_vote, MAPS), (mean, PARTS)])
+@given(data=st.data())
+def test_the_order_of_maps_with_their_weights_makes_no_difference(combine, several, data):
+    maps = data.draw(several)
+    weights = data.draw(st.lists(st.integers(1, 9), min_size=len(maps), max_size=len(maps)))
     order = data.draw(st.permutations(range(len(maps))))
-    turned = majority_vote([maps[i] for i in order], [weights[i] for i in order])
-    np.testing.assert_array_equal(turned, majority_vote(maps, weights))
+    turned = combine([maps[i] for i in order], [weights[i] for i in order])
+    np.testing.assert_array_equal(turned, combine(maps, weights))
 
 
 @given(MAPS, st.data(), st.floats(0.001, 1000))
@@ -168,14 +170,6 @@ def test_classes_become_labels_in_a_type_that_holds_them(labels, dtype):
 def test_probabilities_that_are_alike_give_themselves(parts, weights):
     np.testing.assert_array_equal(mean(parts[:1] * 4), parts[0])
     np.testing.assert_array_equal(mean(parts[:1] * 4, weights), parts[0])
-
-
-@given(PARTS, st.data())
-def test_the_order_of_probabilities_makes_no_difference(parts, data):
-    weights = data.draw(st.lists(st.integers(1, 9), min_size=len(parts), max_size=len(parts)))
-    order = data.draw(st.permutations(range(len(parts))))
-    turned = mean([parts[i] for i in order], [weights[i] for i in order])
-    np.testing.assert_array_equal(turned, mean(parts, weights))
 
 
 @given(PARTS, st.data())
