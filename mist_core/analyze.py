@@ -55,9 +55,9 @@ class Fingerprint:
     size: Shape = (1, 1, 1)
     cropped_size: Shape = (1, 1, 1)
     box: tuple[tuple[int, int], ...] = ()  # the foreground, first and end index, native axes
-    crop_margin_mm: float = 0.0  # how far labels reach beyond the voxels above Otsu's threshold
+    crop_margin_mm: float = 0.0  # how far labels reach beyond what is bright in required channels
     native_size: Shape = (1, 1, 1)
-    nonzero_fractions: tuple[float, ...] = ()  # of the voxels, one per channel
+    nonzero_fractions: tuple[float | None, ...] = ()  # of the voxels, by channel; None: missing
     label_counts: Mapping[int, int] | None = None
     intensities: tuple[Moments, ...] = ()  # inside any label, one per channel
     voxels: str = ""  # a short key of all channels: equal for copies of a case
@@ -70,23 +70,29 @@ def fingerprint(case: Case) -> Fingerprint:
     be shown together.
     """
     problems: list[str] = []
-    volumes: list[Volume] = []
-    assert case.mask is not None
-    for path in case.files:
+    volumes: list[Volume | None] = []
+    for path in case.places:
+        read = read_labels if path is case.mask else read_image
         try:
-            volumes.append(read_labels(path) if path is case.mask else read_image(path))
+            volumes.append(read(path) if path else None)
         except DataError as error:
             problems.append(str(error))
-    problems = problems or misplaced(case.files, [v.geometry for v in volumes])
+    problems = problems or misplaced(case.files, [v.geometry for v in volumes if v])
     problems = problems or _blank(case, volumes)
     if problems:
         return Fingerprint(case.id, tuple(problems))
 
     *images, mask = volumes
-    bright = reduce(union_box, (foreground_box(image.array) for image in images))
+    assert mask is not None
+    there = {number: image.array for number, image in enumerate(images) if image}
+    boxes = {number: foreground_box(array) for number, array in there.items()}
+    bright = reduce(union_box, boxes.values())
     foreground = without(mask.array, case.ignore_label) > 0
     labelled = box_of(foreground)
     box = union_box(bright, labelled) if labelled else bright
+    # A new case may lack the other channels, and must not lose a label for it.
+    inner = reduce(union_box, (b for number, b in boxes.items() if number not in case.optional))
+    reach = union_box(inner, labelled) if labelled else inner
     values, counts = value_counts(mask.array)
     geometry, order = mask.geometry, mask.geometry.to_lps()
     return Fingerprint(
@@ -96,22 +102,26 @@ def fingerprint(case: Case) -> Fingerprint:
         size=geometry.moved_axes(*order).shape,
         cropped_size=geometry.cropped(box).moved_axes(*order).shape,
         box=tuple((s.start, s.stop) for s in box),
-        crop_margin_mm=_growth_mm(bright, box, mask.geometry.spacing),
+        crop_margin_mm=_growth_mm(inner, reach, geometry.spacing),
         native_size=geometry.shape,
-        nonzero_fractions=tuple(float(np.count_nonzero(i.array) / i.array.size) for i in images),
+        nonzero_fractions=tuple(
+            float(np.count_nonzero(i.array) / i.array.size) if i else None for i in images
+        ),
         label_counts={int(v): int(n) for v, n in zip(values, counts, strict=True)},
-        intensities=tuple(_moments(image.array[foreground][::CT_STRIDE]) for image in images),
-        voxels=_key([image.array for image in images]),
+        intensities=tuple(
+            _moments(i.array[foreground][::CT_STRIDE] if i else np.empty(0)) for i in images
+        ),
+        voxels=_key(list(there.values())),
     )
 
 
-def _blank(case: Case, volumes: Sequence[Volume]) -> list[str]:
+def _blank(case: Case, volumes: Sequence[Volume | None]) -> list[str]:
     """A problem when no channel shows anything. One that is filled with zeros may be missing."""
-    images = [volume.array for volume in volumes[: len(case.images)]]
+    images = [volume.array for volume in volumes[: len(case.images)] if volume]
     if any(image.min() < image.max() for image in images):
         return []
     return [
-        f"{case.images[0]}: expected an image, found {images[0].flat[0]:g} in every voxel"
+        f"{case.files[0]}: expected an image, found {images[0].flat[0]:g} in every voxel"
         f"{' of all channels' if len(images) > 1 else ''}. Export it again."
     ]
 
@@ -206,7 +216,8 @@ def make_plan(
         else _fitting(array_order(settings.patch_size), spacing, model)
     )
     is_ct = [modality == "ct" for modality in dataset.modalities()]
-    zeros = 1 - np.mean([p.nonzero_fractions for p in prints], axis=0)
+    # Over the cases that have a channel: None becomes NaN.
+    zeros = 1 - np.nanmean(np.array([p.nonzero_fractions for p in prints], float), axis=0)
     channels = [[p.intensities[c] for p in prints] for c in range(len(dataset.channels))]
     return Plan.model_validate(
         {
@@ -215,6 +226,7 @@ def make_plan(
                 "task": dataset.task,
                 "modality": dataset.modality,
                 "images": dataset.channels,
+                "optional_images": dataset.optional_images,
                 "image_names": dataset.image_names,
                 "labels": dataset.labels,
                 "ignore_label": dataset.ignore_label,
@@ -297,6 +309,7 @@ def judge(
     whole = problems_of_number(dataset, n_cases, settings.folds)
     if not whole and (drop or not problems):
         whole = _empty_folds(good, dataset, settings.folds, folds)
+        whole += _unseen_channels(good, dataset, folds, limited)
         whole += [] if limited else _unused_labels(good, dataset)
         whole += [] if skip else _not_in_hu(good, dataset)
     stops = bool(whole) or (bool(problems) and not drop)
@@ -326,7 +339,7 @@ def problems_of(
         same = (patients or {}).get(twin, twin) == (patients or {}).get(p.id, p.id)
         if not same:
             found.append(
-                f"{dataset.case(p.id).images[0]}: expected images of its own for {p.id}, found "
+                f"{dataset.case(p.id).files[0]}: expected images of its own for {p.id}, found "
                 f"those of {twin}. Take one of them out: a model would be tested on what it has "
                 "learnt. Or give both one patient in analyze.case_table."
             )
@@ -400,6 +413,26 @@ def _unused_labels(prints: Sequence[Fingerprint], dataset: Dataset) -> list[str]
         f"{dataset.path}: expected every label in some training case, found none with "
         f"{', '.join(map(str, never))}. Take unused labels out of labels."
     ]
+
+
+def _unseen_channels(
+    prints: Sequence[Fingerprint], dataset: Dataset, folds: Mapping[str, int], limited: bool
+) -> list[str]:
+    """A problem for every channel that no case has, or cases of one fold only: the model which
+    holds these out would meet it untrained.
+    """
+    problems = []
+    for name in dataset.optional_images:
+        index = dataset.channels.index(name)
+        seen = {folds[p.id] for p in prints if p.nonzero_fractions[index] is not None}
+        if len(seen) < 2:
+            found = f"it in fold {seen.pop()} only" if seen else "none with it"
+            more = "Raise limit_cases" if limited else "Add cases that have it"
+            problems.append(
+                f"{dataset.path}: expected channel {name} in training cases of two folds or more, "
+                f"found {found}. {more}, or take it out of images."
+            )
+    return problems
 
 
 def target_spacing(spacings: Sequence[Triple]) -> Triple:

@@ -57,13 +57,15 @@ class Recipe:
     low_resolution: Kind = Kind(0.0, 0.5, 1.0)  # share of the voxels that are kept along an axis
     inverted_gamma: Kind = Kind(0.0, 0.7, 1.5)  # exponent, of the negative
     gamma: Kind = Kind(0.0, 0.7, 1.5)  # exponent
+    missing: Kind = Kind(0.0)  # the probability is that of each optional channel
     stretch: float = 1.0  # largest factor by which scaling differs between axes, beside its range
     mirror_axes: tuple[int, ...] = (0, 1, 2)  # of Z, Y, X
     mirrored: tuple[int, ...] = ()  # class index of each class mirrored along x; none: itself
+    optional: tuple[int, ...] = ()  # numbers of the channels that a case may lack
 
 
 KINDS = tuple(field.name for field in fields(Recipe) if field.type is Kind)
-INTENSITIES = KINDS[3:]  # in the order in which they come about, which is nnU-Net's
+INTENSITIES = KINDS[3:-1]  # in the order in which they come about, which is nnU-Net's
 
 AUGMENTATIONS: Mapping[str, Recipe] = {
     "default": Recipe(
@@ -77,6 +79,7 @@ AUGMENTATIONS: Mapping[str, Recipe] = {
         contrast=Kind(0.1, 0.75, 1.25),
         low_resolution=Kind(0.1, 0.5, 1.0),
         gamma=Kind(0.1, 0.7, 1.5),
+        missing=Kind(0.2),
     ),
     # Zoom is a crop that is resized: scaling up, and nothing comes in from outside. Noise is not
     # clamped to the range before it, which would take a pass of its own; blur stays in it anyway.
@@ -88,6 +91,7 @@ AUGMENTATIONS: Mapping[str, Recipe] = {
         blur=Kind(0.15, 0.5, 1.5, alike=True),
         brightness=Kind(0.15, 0.7, 1.3, alike=True),
         contrast=Kind(0.15, 0.65, 1.5, alike=True),
+        missing=Kind(0.2),
     ),
     # nnU-Net v2, nnUNetTrainer. What it calls the variance of noise is used as its deviation.
     "nnunet": Recipe(
@@ -101,6 +105,7 @@ AUGMENTATIONS: Mapping[str, Recipe] = {
         low_resolution=Kind(0.25, 0.5, 1.0, share=0.5),
         inverted_gamma=Kind(0.1, 0.7, 1.5),
         gamma=Kind(0.3, 0.7, 1.5),
+        missing=Kind(0.2),
     ),
     "none": Recipe(),
 }
@@ -109,8 +114,12 @@ AUGMENTATIONS: Mapping[str, Recipe] = {
 def recipe_for(settings: Train, plan: Plan) -> Recipe:
     """The recipe that the settings name, with what they overrule, for the labels of a plan."""
     info = plan.dataset_info
-    mirrored = mirrored_classes(info.labels, info.mirrored_labels)
-    return replace(_recipe(settings), mirror_axes=mirror_axes(settings), mirrored=mirrored)
+    return replace(
+        _recipe(settings),
+        mirror_axes=mirror_axes(settings),
+        mirrored=mirrored_classes(info.labels, info.mirrored_labels),
+        optional=plan.optional_channels,
+    )
 
 
 def _recipe(settings: Train) -> Recipe:
@@ -135,6 +144,7 @@ class Changes(NamedTuple):
     mirrored: tuple[int, ...]  # array axes
     amounts: dict[str, NDArray[np.float64]]  # (C,) by kind; NaN where a channel stays as it is
     seeds: NDArray[np.int64]  # (C,) of the noise
+    missing: tuple[int, ...] = ()  # numbers of the channels that are left out
 
 
 def draw(recipe: Recipe, channels: int, spacing: Triple, generator: np.random.Generator) -> Changes:
@@ -152,6 +162,7 @@ def draw(recipe: Recipe, channels: int, spacing: Triple, generator: np.random.Ge
         tuple(axis for axis in recipe.mirror_axes if mirrored[axis]),
         {name: _amounts(name, getattr(recipe, name), channels, generator) for name in INTENSITIES},
         generator.integers(2**31, size=channels),
+        tuple(n for n in recipe.optional if generator.random() < recipe.missing.probability),
     )
 
 
@@ -221,7 +232,10 @@ def augment(
             patch = moved(whole, changes.matrix, patch_size, spacing)
         patches.append(mirror(patch, changes.mirrored, recipe.mirrored))
     batch = stacked(patches)
+    absent = absent_channels(batch.images, drawn, recipe.optional) if recipe.optional else None
     change_intensities(batch.images, drawn, _thick_axis(spacing))
+    if absent is not None:
+        batch.images.masked_fill_(absent[..., None, None, None], 0)
     return batch._replace(labels=batch.labels.to(pieces[0].labels.dtype))
 
 
@@ -324,6 +338,17 @@ def change_intensities(images: Tensor, drawn: Sequence[Changes], thick: int | No
         else:
             changed = BY_AMOUNT[kind](channels, own)
         images[places] = changed
+
+
+def absent_channels(images: Tensor, drawn: Sequence[Changes], optional: tuple[int, ...]) -> Tensor:
+    """Which channels (B, C) of images (B, C, Z, Y, X) are to be zeros: the optional ones that were
+    drawn, and those that the cases lack, which noise must not fill.
+    """
+    chosen = np.array([[n in each.missing for n in range(images.shape[1])] for each in drawn])
+    absent = to_device(chosen, images.device, torch.bool)
+    for number in optional:
+        absent[:, number] |= ~images[:, number].flatten(1).any(1)
+    return absent
 
 
 def add_noise(channels: Tensor, sigmas: NDArray[np.float64], seeds: NDArray[np.int64]) -> Tensor:

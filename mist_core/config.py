@@ -179,6 +179,7 @@ class Augment(Section):
     low_resolution: Probability | None = None
     inverted_gamma: Probability | None = None
     gamma: Probability | None = None
+    missing: Probability | None = Field(None, description="each channel that cases may lack")
 
 
 class Train(Section):

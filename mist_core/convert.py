@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_core import nnunet
-from mist_core.dataset import ID, label_values, modality_of, usable_id
+from mist_core.dataset import ID, label_values, modality_of, optional_channels, usable_id
 from mist_core.errors import DataError, raise_all
 from mist_core.files import parts_of, read_json, read_rows, remove, replacing, write_json
 from mist_core.io import read_channels, write_volume
@@ -33,6 +33,7 @@ IN_TWO_FILES = {
     ".img.gz": ".nii.gz",
 }
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", *IN_TWO_FILES)
+KEPT = ("optional_images", "ignore_label", "mirrored_labels")  # if they have been filled in
 Description = dict[str, Any]
 
 
@@ -90,8 +91,9 @@ def from_decathlon(source: Path, output: Path) -> tuple[list[Copy], Description]
 def from_nnunet(source: Path, output: Path) -> tuple[list[Copy], Description]:
     """What to copy of a raw dataset of nnU-Net, version 1 or 2, and its description.
 
-    A region (a list of labels) becomes a final class. Raises one DataError with every mistake in
-    its dataset.json and every file that is missing or too many.
+    A region (a list of labels) becomes a final class. Channels that a key of ours names there,
+    ``optional_images``, may be missing. Raises one DataError with every mistake in its dataset.json
+    and every file that is missing or too many.
     """
     path = source / "dataset.json"
     fields = read_json(path)
@@ -112,33 +114,44 @@ def from_nnunet(source: Path, output: Path) -> tuple[list[Copy], Description]:
         )
     raise_all(problems, "conversion")  # without these the files cannot be told apart
     names = safe_names(channels)
+    optional = optional_channels(path, fields.get("optional_images"), channels, problems)
+    may_lack = [number for number, channel in enumerate(channels) if channel in optional]
 
     copies = []
-    for part, cases in nnunet.find_cases(path, fields, ending, len(channels), problems).items():
+    found = nnunet.find_cases(path, fields, ending, len(channels), problems, may_lack)
+    for part, cases in found.items():
         for case, (images, mask) in cases.items():
             for name, image in zip(names, images, strict=True):
-                copies.append(_copy(image, output, part, case, name))
+                if image:
+                    copies.append(_copy(image, output, part, case, name))
             if mask:
                 copies.append(_copy(mask, output, part, case, "mask"))
-    _refuse(path, copies, output, problems)
-    return copies, {
+    described = {
         "task": str(fields.get("name") or source.resolve().name),
         **_contents(copies, channels, names, classes),
+        **({"optional_images": [names[number] for number in may_lack]} if may_lack else {}),
         **({"ignore_label": ignored} if ignored is not None else {}),
     }
+    problems += _in_no_case(path, described.get("optional_images", ()), described)
+    _refuse(path, copies, output, problems)
+    return copies, described
 
 
-def from_tables(train: Path, test: Path | None, output: Path) -> tuple[list[Copy], Description]:
+def from_tables(
+    train: Path, test: Path | None, output: Path, optional: Sequence[str] = ()
+) -> tuple[list[Copy], Description]:
     """What to copy of the files in CSVs (id, mask, images...), and a description to fill in.
 
-    What has been filled in where this was converted before is kept. Raises one DataError with every
-    mistake in the tables and every file that is missing.
+    Cells of the ``optional`` columns may be empty. What has been filled in where this was converted
+    before is kept. Raises one DataError with every mistake in the tables and every file that is
+    missing.
     """
     problems: list[str] = []
     channels = _columns(train, ("id", "mask"))
     names = safe_names(channels)
     columns = dict(zip(channels, names, strict=True))
-    copies = _rows(train, output, "train", {**columns, "mask": "mask"}, problems)
+    optional = optional_channels(train, list(optional), channels, problems)
+    copies = _rows(train, output, "train", {**columns, "mask": "mask"}, problems, optional)
     if test:
         others = _columns(test, ("id",))
         if set(others) != set(channels):
@@ -146,17 +159,21 @@ def from_tables(train: Path, test: Path | None, output: Path) -> tuple[list[Copy
                 f"{test}: expected the images of {train}, {', '.join(channels)}, found "
                 f"{', '.join(others)}. Give both tables the same columns."
             )
-        copies += _rows(test, output, "test", columns, problems)
+        copies += _rows(test, output, "test", columns, problems, optional)
+    files = _files(copies, names)
+    may_lack = [columns[channel] for channel in optional]
+    problems += _in_no_case(train, may_lack, files)
     _refuse(train, copies, output, problems)
     path = output / "dataset.json"
     filled = read_json(path) if path.exists() else {}
     return copies, {
         "task": filled.get("task"),
         "modality": filled.get("modality"),
-        **_files(copies, names),
+        **files,
         "labels": filled.get("labels"),
         "final_classes": filled.get("final_classes"),
-        **{key: filled[key] for key in ("ignore_label", "mirrored_labels") if key in filled},
+        **{key: filled[key] for key in KEPT if key in filled},
+        **({"optional_images": may_lack} if may_lack else {}),
     }
 
 
@@ -283,6 +300,15 @@ def _files(copies: Sequence[Copy], names: Sequence[str]) -> Description:
         "mask": sorted(found["mask"]),
         "images": {name: sorted(found[name]) for name in names},
     }
+
+
+def _in_no_case(path: Path, optional: Sequence[str], files: Description) -> list[str]:
+    """A problem for every optional channel without any file, where there are files at all."""
+    return [
+        f"{path}: expected a file of channel {name} in some case, found none. Take the channel out."
+        for name in optional
+        if files["mask"] and not files["images"][name]
+    ]
 
 
 def _contents(
@@ -423,21 +449,28 @@ def _columns(path: Path, needed: Sequence[str]) -> list[str]:
 
 
 def _rows(
-    path: Path, output: Path, part: str, columns: Mapping[str, str], problems: list[str]
+    path: Path,
+    output: Path,
+    part: str,
+    columns: Mapping[str, str],
+    problems: list[str],
+    optional: Sequence[str],
 ) -> list[Copy]:
     """What to copy of a CSV; ``columns`` gives the names that the files of a column have."""
+    needed = [column for column in columns if column not in optional]
     copies, seen = [], set()
     for row in read_rows(path):
         case = row["id"]
         if case in seen or not case:
             problems.append(f"{path}: expected every id once, found {case!r}. Mend it.")
-        elif not all(row.get(column) for column in columns) or None in row:
+        elif not all(row.get(column) for column in needed) or None in row:
             problems.append(
-                f"{path}: expected a file for each of {', '.join(columns)} of {case!r}, found "
+                f"{path}: expected a file for each of {', '.join(needed)} of {case!r}, found "
                 f"{list(row.values())[1:]}. Mend the row, or take it out."
             )
         else:
             for column, name in columns.items():
-                copies.append(_copy(path.parent / row[column], output, part, case, name))
+                if row.get(column):
+                    copies.append(_copy(path.parent / row[column], output, part, case, name))
         seen.add(case)
     return copies

@@ -7,7 +7,7 @@ patient's folder apart. The Medical Segmentation Decathlon's: a ``dataset.json``
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ LARGEST_LABEL = 65535
 MODALITIES = ("ct", "mr", "other")
 KEYS = (
     *("task", "modality", "train-data", "test-data"),
-    *("mask", "images", "labels", "final_classes", "ignore_label", "mirrored_labels"),
+    *("mask", "images", "optional_images"),
+    *("labels", "final_classes", "ignore_label", "mirrored_labels"),
 )
 # Names of the summary rows of results.csv; a case of that name would be lost among them.
 RESERVED_IDS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
@@ -34,14 +35,20 @@ class Case:
     """One set of co-registered images and, for training, its label map."""
 
     id: str
-    images: tuple[Path, ...]  # one per channel, in the order of Dataset.channels
+    images: tuple[Path | None, ...]  # by Dataset.channels; None: an optional one that is missing
     mask: Path | None
     ignore_label: int | None = None  # of the mask: where nobody said what is there
+    optional: tuple[int, ...] = ()  # numbers of the channels that may be missing
+
+    @property
+    def places(self) -> tuple[Path | None, ...]:
+        """The channels in order, None for a missing one, then the label map if there is one."""
+        return (*self.images, *([self.mask] if self.mask else []))
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The channels in order, then the label map if there is one."""
-        return (*self.images, *([self.mask] if self.mask else []))
+        """Those of them that there are; the first is that of a channel."""
+        return tuple(file for file in self.places if file)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Dataset:
     channels: tuple[str, ...]
     labels: tuple[int, ...]
     final_classes: Mapping[str, tuple[int, ...]]
+    optional_images: tuple[str, ...] = ()  # channels that a case may lack
     ignore_label: int | None = None  # voxels that training and evaluation leave out
     mirrored_labels: tuple[tuple[int, int], ...] = ()  # left and right of each other
     # MIST's layout: folders of patients, and the substrings of the file names
@@ -91,6 +99,7 @@ class Dataset:
             "task": self.task,
             "modality": self.modality,
             "channels": self.channels,
+            "optional_images": self.optional_images,
             "labels": self.labels,
             "final_classes": dict(self.final_classes),
             "ignore_label": self.ignore_label,
@@ -107,7 +116,10 @@ class Dataset:
         return sorted([*self.test_files, *_folders(self.test_data)])
 
     def case(self, case_id: str) -> Case:
-        """The files of one case. Raises DataError listing every file that is missing or unclear."""
+        """The files of one case, None for an optional channel that it lacks.
+
+        Raises DataError listing every file that is missing or unclear.
+        """
         for listed in (self.train_files, self.test_files):
             if case_id in listed:
                 return _existing(listed[case_id])
@@ -127,11 +139,16 @@ class Dataset:
         problems: list[str] = []
         seen = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
         names = [name for name in seen if not name.lower().endswith(SIDECARS)]
+        known = {s for some in (*self.image_names.values(), self.mask_names) for s in some}
 
-        def pick(what: str, substrings: tuple[str, ...]) -> Path:
-            # A whole name beats a part of one: t1.nii.gz is not ct1.nii.gz.
+        def pick(what: str, substrings: tuple[str, ...], required: bool = True) -> Path | None:
+            # A whole name beats a part of one: t1.nii.gz is not ct1.nii.gz, which is no t1 where
+            # that is missing.
             whole = [name for name in names if name in substrings]
-            found = whole or [name for name in names if any(s in name for s in substrings)]
+            others = [name for name in names if name not in known]
+            found = whole or [name for name in others if any(s in name for s in substrings)]
+            if not found and not required:
+                return None
             if len(found) != 1:
                 text = " or ".join(map(repr, substrings))
                 seen = ", ".join(found) if found else "none"
@@ -147,9 +164,14 @@ class Dataset:
                 return folder
             return folder / found[0]
 
-        images = tuple(pick(f"channel {c}", s) for c, s in self.image_names.items())
+        images = tuple(
+            pick(f"channel {channel}", substrings, channel not in self.optional_images)
+            for channel, substrings in self.image_names.items()
+        )
         mask = pick("the mask", self.mask_names) if with_mask else None
-        chosen = [*images, *([mask] if mask else [])]
+        optional = tuple(n for n, c in enumerate(self.channels) if c in self.optional_images)
+        case = Case(case_id, images, mask, self.ignore_label, optional)
+        chosen = case.files
         if not problems and len(set(chosen)) < len(chosen):
             twice = next(path for path in chosen if chosen.count(path) > 1)
             problems.append(
@@ -158,7 +180,12 @@ class Dataset:
             )
         if problems:
             raise DataError("\n".join(problems))
-        return _existing(Case(case_id, images, mask, self.ignore_label))
+        return _existing(case)
+
+
+def missing_channels(channels: Sequence[str], images: Sequence[Path | None]) -> list[str]:
+    """The names of the channels that have no file."""
+    return [name for name, file in zip(channels, images, strict=True) if file is None]
 
 
 def _folders(root: Path | None) -> list[str]:
@@ -242,6 +269,7 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
                 f"{path}: expected {key} to be a list of substrings, found {substrings!r}."
             )
     modality = _modality(path, fields.get("modality"), list(images), problems)
+    optional = optional_channels(path, fields.get("optional_images"), list(images), problems)
     labels = label_values(path, get("labels", list, "a list of label values with 0"), problems)
     classes = get("final_classes", dict, "a mapping from class to labels", required=False)
     for name, members in classes.items():
@@ -268,6 +296,7 @@ def _mist(path: Path, fields: dict[str, Any]) -> Dataset:
         task=task,
         modality=modality,
         channels=tuple(images),
+        optional_images=optional,
         labels=labels,
         final_classes={k: tuple(v) for k, v in classes.items()} or _one_each(labels),
         ignore_label=ignored,
@@ -293,6 +322,27 @@ def _modality(
         )
         return "other"
     return lower if isinstance(value, dict) else str(value).lower()
+
+
+def optional_channels(
+    path: Path, value: Any, channels: Sequence[str], problems: list[str]
+) -> tuple[str, ...]:
+    """The channels that a case may lack, in the order of all; none, if one is no channel.
+
+    What is wrong with them is added to ``problems``.
+    """
+    if value is None or not channels:
+        return ()  # without channels it is said already
+    listed = value if isinstance(value, list) else [None]
+    if not all(type(name) is str and name in channels for name in listed) or (
+        not len(set(listed)) == len(listed) < len(channels)
+    ):
+        problems.append(
+            f"{path}: expected optional_images to be some of {', '.join(channels)}, each once and "
+            f"one less than all at most, found {value!r}. Mend it."
+        )
+        return ()
+    return tuple(name for name in channels if name in listed)
 
 
 def label_values(path: Path, values: list[Any], problems: list[str]) -> tuple[int, ...]:
@@ -359,6 +409,8 @@ def _decathlon(path: Path, fields: dict[str, Any]) -> Dataset:
     names = {int(v) if str(v).isdigit() else v: str(n) for v, n in fields["labels"].items()}
     labels = label_values(path, list(names), problems)
     mirrored = label_pairs(path, fields.get("mirrored_labels"), labels, problems)
+    # There is one channel, which no case may lack.
+    optional_channels(path, fields.get("optional_images"), channels, problems)
     train = _listed(path, "training", fields["training"], problems)
     test = _listed(path, "test", fields.get("test") or [], problems)
     raise_all(problems, "dataset")

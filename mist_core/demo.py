@@ -27,6 +27,7 @@ FACTS = {
     "task": "demo",
     "modality": "mr",
     "channels": CHANNELS,
+    "optional_images": (),
     "labels": LABELS,
     "final_classes": CLASSES,
     "ignore_label": None,

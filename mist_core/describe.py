@@ -55,7 +55,8 @@ class Description:
     spacing: Triple  # mm
     size: Shape  # voxels
     labels: Mapping[int, Structure]  # those that it has
-    samples: NDArray[np.float32]  # (C, N) intensities of N voxels inside any label
+    samples: NDArray[np.float32]  # (C, N) intensities of N voxels inside any label; NaN: missing
+    missing: tuple[int, ...] = ()  # numbers of the channels that it lacks
 
 
 def describe(case: Case) -> Description:
@@ -67,15 +68,20 @@ def describe(case: Case) -> Description:
     mask = canonical(read_labels(case.mask))
     mask = Volume(without(mask.array, case.ignore_label), mask.geometry)
     labelled = mask.array > 0
-    samples = [_intensities(path, mask.geometry, labelled) for path in case.images]
-    files = [part for path in (*case.images, case.mask) for part in parts_of(path)]
+    images = dict(enumerate(case.images))
+    there = {n: _intensities(path, mask.geometry, labelled) for n, path in images.items() if path}
+    samples = np.full((len(images), len(next(iter(there.values())))), np.nan, np.float32)
+    for number, values in there.items():
+        samples[number] = values
+    files = [part for path in case.files for part in parts_of(path)]
     return Description(
         id=case.id,
         n_bytes=sum(file.stat().st_size for file in files),
         spacing=mask.geometry.spacing,
         size=mask.geometry.shape,
         labels={v: _structure(m, mask.geometry.spacing) for v, m in masks_of(mask.array)},
-        samples=np.stack(samples),
+        samples=samples,
+        missing=tuple(number for number in images if number not in there),
     )
 
 
@@ -111,6 +117,7 @@ def description_to_json(value: Description) -> dict[str, Any]:
         "spacing": array_order(value.spacing),
         "size": array_order(value.size),
         "labels": {str(label): asdict(each) for label, each in value.labels.items()},
+        "missing": value.missing,
     }
 
 
@@ -124,6 +131,7 @@ def description_from_json(fields: Mapping[str, Any], samples: NDArray[np.float32
         size=(nz, ny, nx),
         labels={int(label): Structure(**each) for label, each in fields["labels"].items()},
         samples=samples,
+        missing=tuple(fields.get("missing", ())),  # older ones lack it
     )
 
 
@@ -192,6 +200,10 @@ def _dataset_summary(descriptions: Sequence[Description], dataset: Dataset) -> d
         "num_patients": len(descriptions),
         "num_channels": len(dataset.channels),
         "channel_names": list(dataset.channels),
+        "missing_images": {
+            name: sum(dataset.channels.index(name) in each.missing for each in descriptions)
+            for name in dataset.optional_images
+        },
         "num_labels": len(dataset.labels),
         "labels": list(dataset.labels),
         "final_classes": {name: list(labels) for name, labels in dataset.final_classes.items()},
@@ -237,6 +249,7 @@ def _per_channel(
     found = {}
     for index, channel in enumerate(channels):
         values = np.concatenate([each.samples[index] for each in descriptions]).astype(np.float64)
+        values = values[~np.isnan(values)]
         if values.size:
             percentiles = np.percentile(values, PERCENTILES).tolist()
             found[channel] = {"mean": float(values.mean()), "std": float(values.std())} | {

@@ -22,10 +22,10 @@ TABLE = "predictions.csv"  # of the cases that were predicted into a folder
 class NewCase:
     """The files of the channels of a case, in the order of the plan, or why there are none."""
 
-    images: tuple[Path, ...] = ()
+    images: tuple[Path | None, ...] = ()  # None: an optional channel that is missing
     problem: str = ""
 
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Path | None, ...]:
         """Its files. Raises DataError with what is wrong with the case."""
         if self.problem:
             raise DataError(self.problem)
@@ -36,42 +36,53 @@ def cases_of_table(table: Path, plan: Plan) -> dict[str, NewCase]:
     """The cases of a CSV with the columns id and the names of the channels, in any order.
 
     Raises DataError for columns that are missing and for ids that cannot be used. A case with an
-    empty cell has a problem of its own.
+    empty cell has a problem of its own. The column of an optional channel may be missing, and its
+    cells may be empty.
     """
     rows = read_rows(table)
-    channels = plan.dataset_info.images
-    missing = [name for name in ("id", *channels) if not rows or name not in rows[0]]
+    columns = ["id", *_required(plan)]
+    missing = [name for name in columns if not rows or name not in rows[0]]
     if missing:
         found = ", ".join(rows[0]) if rows else "no rows"
         raise DataError(
-            f"{table}: expected columns id, {', '.join(channels)}, found {found}. "
+            f"{table}: expected columns {', '.join(columns)}, found {found}. "
             f"Add {', '.join(missing)}."
         )
     _check_ids([row["id"] for row in rows], str(table))
-    return {row["id"]: _of_row(row, channels, table) for row in rows}
+    return {row["id"]: _of_row(row, plan, table) for row in rows}
 
 
-def _of_row(row: Mapping[str, str], channels: Sequence[str], table: Path) -> NewCase:
-    empty = [channel for channel in channels if not (row[channel] or "").strip()]
+def _required(plan: Plan) -> list[str]:
+    """The channels that no case may lack."""
+    info = plan.dataset_info
+    return [channel for channel in info.images if channel not in info.optional_images]
+
+
+def _of_row(row: Mapping[str, str], plan: Plan, table: Path) -> NewCase:
+    cells = {channel: (row.get(channel) or "").strip() for channel in plan.dataset_info.images}
+    empty = [channel for channel in _required(plan) if not cells[channel]]
     if empty:
         return NewCase(
             problem=f"{table}: expected a file for channel {' and '.join(empty)}, found an empty "
             "cell. Name the file, or take the case out."
         )
-    return NewCase(tuple(Path(row[channel]) for channel in channels))
+    return NewCase(tuple(Path(row[channel]) if cell else None for channel, cell in cells.items()))
 
 
 def case_of_files(case_id: str, files: Sequence[str], plan: Plan) -> dict[str, NewCase]:
-    """One case, from words ``channel=path``. Raises DataError unless each channel is there once."""
-    channels = plan.dataset_info.images
+    """One case, from words ``channel=path``.
+
+    Raises DataError unless each channel is there once; an optional one may be left out.
+    """
+    channels, required = plan.dataset_info.images, _required(plan)
     named = [word.partition("=") for word in files]
-    names = [name for name, _, path in named if path]
-    if sorted(names) != sorted(channels) or len(named) > len(names):
-        example = " ".join(f"{channel}=FILE" for channel in channels)
+    paths = {name: Path(path) for name, _, path in named if path}
+    if len(paths) < len(named) or not set(required) <= paths.keys() <= set(channels):
+        words = {channel: f"{channel}=FILE" for channel in channels}
+        example = " ".join(w if name in required else f"[{w}]" for name, w in words.items())
         raise DataError(f"--image: expected {example}, found {' '.join(files)}. Name each once.")
     _check_ids([case_id], "--id")
-    paths = {name: Path(path) for name, _, path in named}
-    return {case_id: NewCase(tuple(paths[channel] for channel in channels))}
+    return {case_id: NewCase(tuple(paths.get(channel) for channel in channels))}
 
 
 def cases_in_folder(
@@ -122,6 +133,7 @@ def _of_patients(
         task=info.task,
         modality=info.modality,
         channels=info.images,
+        optional_images=info.optional_images,
         labels=info.labels,
         final_classes={},
         test_data=folder,
@@ -165,19 +177,19 @@ def _side_by_side(folder: Path, files: Sequence[Path], plan: Plan) -> dict[str, 
     order = ", ".join(f"{channel} *_{n:04d}" for n, channel in enumerate(channels))
     if len(channels) > 1:
         log.info("%s: channels are taken by the numbers in the names of files: %s", folder, order)
-    return {case_id: _of_numbers(own, case_id, folder, channels) for case_id, own in found.items()}
+    return {case_id: _of_numbers(own, case_id, folder, plan) for case_id, own in found.items()}
 
 
-def _of_numbers(
-    own: Mapping[int, Path], case_id: str, folder: Path, channels: Sequence[str]
-) -> NewCase:
-    missing = [f"{case_id}_{n:04d} ({name})" for n, name in enumerate(channels) if n not in own]
+def _of_numbers(own: Mapping[int, Path], case_id: str, folder: Path, plan: Plan) -> NewCase:
+    channels = list(enumerate(plan.dataset_info.images))
+    needed = [(n, name) for n, name in channels if n not in plan.optional_channels]
+    missing = [f"{case_id}_{n:04d} ({name})" for n, name in needed if n not in own]
     if missing:
         return NewCase(
             problem=f"{folder}: expected a file for every channel, found no {', '.join(missing)}. "
             "Add it, or take the case out."
         )
-    return NewCase(tuple(own[number] for number in range(len(channels))))
+    return NewCase(tuple(own.get(number) for number, _ in channels))
 
 
 def _check_ids(ids: Sequence[str], source: str) -> None:

@@ -5,12 +5,12 @@ from value to name, and lists of cases. Every function adds what is wrong to ``p
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# The images of each case by channel, and its label map.
-Cases = dict[str, tuple[list[Path], Path | None]]
+# The images of each case by channel, None for an optional one that is missing, and its label map.
+Cases = dict[str, tuple[list[Path | None], Path | None]]
 
 
 def channel_names(path: Path, fields: Mapping[str, Any], problems: list[str]) -> list[str]:
@@ -51,14 +51,21 @@ def label_names(path: Path, labels: Any, problems: list[str]) -> dict[str, list[
 
 
 def find_cases(
-    path: Path, fields: Mapping[str, Any], ending: str, n_channels: int, problems: list[str]
+    path: Path,
+    fields: Mapping[str, Any],
+    ending: str,
+    n_channels: int,
+    problems: list[str],
+    optional: Sequence[int] = (),
 ) -> dict[str, Cases]:
     """The images and the label map of every complete case, by part and id; problems of the others.
 
     Cases are those that ``dataset`` lists, or else those in the folders and those that the lists of
-    version 1 name, whose images have no channel number there.
+    version 1 name, whose images have no channel number there. In folders the ``optional`` channels
+    may be missing.
     """
     source = path.parent
+    numbers = {number: number not in optional for number in range(n_channels)}
     listed = fields.get("dataset")
     if listed is not None:
         train = _listed(path, listed, n_channels, problems)
@@ -69,7 +76,7 @@ def find_cases(
         ids = {*images, *masks, *_named(fields, "training", ending)}
         train = {}
         for case in sorted(ids):
-            files = _channels(source / "imagesTr", case, images, ending, n_channels, problems)
+            files = _channels(source / "imagesTr", case, images, ending, numbers, problems)
             if case not in masks:
                 problems.append(
                     f"{source / 'labelsTr' / case}{ending}: expected a label map, found none. Add "
@@ -88,7 +95,7 @@ def find_cases(
     if (source / "imagesTs").exists() or named:
         images = _numbered(source / "imagesTs", ending, problems)
         for case in sorted({*images, *named}):
-            files = _channels(source / "imagesTs", case, images, ending, n_channels, problems)
+            files = _channels(source / "imagesTs", case, images, ending, numbers, problems)
             if files:
                 test[case] = files, None
     return {"train": train, "test": test}
@@ -152,21 +159,23 @@ def _channels(
     case: str,
     images: Mapping[str, Mapping[int, Path]],
     ending: str,
-    n_channels: int,
+    numbers: Mapping[int, bool],
     problems: list[str],
-) -> list[Path]:
-    """The files of a case by channel; none, and the problems, when one is missing or too many."""
+) -> list[Path | None]:
+    """The files of a case by channel, of which ``numbers`` says whether a case must have it; none,
+    and the problems, when one is missing or too many.
+    """
     found = images.get(case, {})
-    missing = [n for n in range(n_channels) if n not in found]
+    missing = [n for n, required in numbers.items() if required and n not in found]
     problems += [
         f"{folder / case}_{n:04d}{ending}: expected channel {n} of the case, found none. Restore "
         "it, or take the case out."
         for n in missing
     ]
-    surplus = [path for n, path in sorted(found.items()) if n >= n_channels]
+    surplus = [path for n, path in sorted(found.items()) if n not in numbers]
     problems += [
-        f"{path}: expected channels up to {n_channels - 1:04d}, found another. Name it in "
+        f"{path}: expected channels up to {len(numbers) - 1:04d}, found another. Name it in "
         "channel_names, or delete it."
         for path in surplus
     ]
-    return [] if missing or surplus else [found[n] for n in range(n_channels)]
+    return [] if missing or surplus else [found.get(n) for n in numbers]

@@ -40,6 +40,8 @@ def _of_the_dataset(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"Large dataset: {patients} patients, more than {LARGE_DATASET}."
     if len(channels) > 1:
         yield f"Several channels: {len(channels)} images of each patient ({', '.join(channels)})."
+    for channel, number in summary["missing_images"].items():
+        yield f"Channel {channel} is optional: {number} of {patients} patients lack it."
 
 
 def _of_the_images(images: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[str]:

@@ -28,6 +28,7 @@ READ_BY = {
     ),
     "train": (
         "dataset_info.images",
+        "dataset_info.optional_images",
         "dataset_info.labels",
         "dataset_info.mirrored_labels",
         "spatial_config.target_spacing",
@@ -53,6 +54,7 @@ class DatasetInfo(_Part):
     task: str
     modality: str | dict[str, str]  # of all channels, or of each
     images: tuple[str, ...]
+    optional_images: tuple[str, ...] = ()  # those of them that a case may lack
     labels: tuple[int, ...]
     # Substrings by which the file of a channel is known; none: those of an older plan, or listed.
     image_names: dict[str, tuple[str, ...]] = {}
@@ -133,6 +135,12 @@ class Plan(_Part):
     def regions(self) -> dict[str, tuple[int, ...]]:
         """The label values of each final class, which may overlap."""
         return {name: each.labels for name, each in self.evaluation.items()}
+
+    @property
+    def optional_channels(self) -> tuple[int, ...]:
+        """The numbers of the channels that a case may lack."""
+        info = self.dataset_info
+        return tuple(n for n, name in enumerate(info.images) if name in info.optional_images)
 
     @property
     def patch_size(self) -> Shape:

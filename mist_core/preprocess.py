@@ -32,31 +32,32 @@ class Preprocessed:
     origin: Origin
 
 
-def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Preprocessed:
+def preprocess(images: Sequence[Volume | None], mask: Volume | None, plan: Plan) -> Preprocessed:
     """Crop, turn to LPS, resample and normalise the channels and the label map of one case.
 
-    Raises DataError when the channels do not share a grid or a label is not in the plan.
+    A channel that is missing (None) becomes zeros. Raises DataError when the channels do not share
+    a grid or a label is not in the plan.
     """
-    original = images[0].geometry
-    for name, other in zip(
-        [*plan.dataset_info.images[1:], "the mask"], [*images[1:], mask or images[0]], strict=True
-    ):
-        if not other.geometry.matches(original):
+    named = zip(plan.dataset_info.images, images, strict=True)
+    there = {name: image for name, image in named if image}
+    first, original = next((name, image.geometry) for name, image in there.items())
+    for name, other in {**there, "the mask": mask}.items():
+        if other and not other.geometry.matches(original):
             raise DataError(
-                f"{name}: expected the grid of {plan.dataset_info.images[0]} ({original}), "
+                f"{name}: expected the grid of {first} ({original}), "
                 f"found {other.geometry}. Resample one onto the other, or mend the header."
             )
-    box = _kept_box(images, plan)
+    box = _kept_box(list(there.values()), plan)
     labels = None if mask is None else _cropped(mask, box)
     ignored = plan.dataset_info.ignore_label
     values = [*plan.dataset_info.labels, *([] if ignored is None else [ignored])]
-    channels = [canonical(_cropped(image, box)) for image in images]
-    grid = channels[0].geometry
+    channels = [canonical(_cropped(image, box)) if image else None for image in images]
+    grid = next(channel.geometry for channel in channels if channel)
     if not plan.preprocessing.skip:
         grid = grid.with_spacing(plan.target_spacing_mm)
     image = np.empty((len(channels), *grid.shape), np.float32)
     for index, channel in enumerate(channels):
-        image[index] = _normalised(channel, grid, index, plan)
+        image[index] = _normalised(channel, grid, index, plan) if channel else 0
     return Preprocessed(
         image=image,
         labels=None if labels is None else _resampled_labels(labels, grid, values),
@@ -65,7 +66,7 @@ def preprocess(images: Sequence[Volume], mask: Volume | None, plan: Plan) -> Pre
 
 
 def _kept_box(images: Sequence[Volume], plan: Plan) -> Box:
-    """The foreground of all channels with the plan's margin.
+    """The foreground of all channels that there are, with the plan's margin.
 
     The label map has no say: a new case has none.
     """

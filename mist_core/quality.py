@@ -57,11 +57,20 @@ def _oddity(ml: float, known: Volumes) -> str:
 
 
 def write_quality(
-    folder: Path, case_id: str, image: Volume, prediction: Volume, plan: Plan
+    folder: Path,
+    case_id: str,
+    image: Volume,
+    prediction: Volume,
+    plan: Plan,
+    missing: Sequence[str] = (),
 ) -> None:
-    """Write ``<id>.png`` and ``<id>.json`` of a case: its picture, its volumes and its flags."""
+    """Write ``<id>.png`` and ``<id>.json`` of a case: its picture, its volumes and its flags.
+
+    ``missing`` are the names of the channels that it lacks.
+    """
     found_ml = volumes_ml(prediction, plan.regions)
-    odd = flags(found_ml, bool(prediction.array.any()), plan.training_volumes)
+    odd = [f"{channel} missing" for channel in missing]
+    odd += flags(found_ml, bool(prediction.array.any()), plan.training_volumes)
     write_json(folder / f"{case_id}.json", {"volumes_ml": found_ml, "flags": odd})
     title = "\n".join([case_id, *odd])
     write_png(folder / f"{case_id}.png", overlay(image, prediction, plan, title))

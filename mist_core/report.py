@@ -192,7 +192,10 @@ def case_pictures(candidate: Candidate, paths: Rows, plan: Plan) -> list[Picture
     for name, index in chosen.items():
         value, row = ordered[index]
         case = files[row["id"]]
-        image = canonical(read_image(Path(case[plan.dataset_info.images[0]])))
+        channels = plan.dataset_info.images
+        missing = [channel for channel in channels if not case[channel]]
+        first = next(case[channel] for channel in channels if case[channel])
+        image = canonical(read_image(Path(first)))
         reference = canonical(read_labels(Path(case["mask"])))
         prediction = canonical(read_labels(candidate.predictions / f"{row['id']}.nii.gz"))
         png = contour_png(
@@ -203,6 +206,7 @@ def case_pictures(candidate: Candidate, paths: Rows, plan: Plan) -> list[Picture
             image.geometry.spacing,
         )
         caption = f"{name}: {row['id']}, mean {headline(names)} {value:.3f}"
+        caption += f", without {', '.join(missing)}" if missing else ""
         pictures.append(Picture(png, caption, f"Contours on three slices of case {row['id']}"))
     return pictures
 

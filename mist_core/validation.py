@@ -150,7 +150,9 @@ def picture_of(case: TrainingCase, pairs: Sequence[tuple[Tensor, Tensor]], plan:
             labels[pair[kind].cpu().numpy()] = number
         drawn.append(labels)
     z = fullest_slice(drawn[0])
-    image = np.asarray(case.image[0, z], np.float32)
+    # The first channel that there is: one that the case lacks is zeros.
+    slices = np.asarray(case.image[:, z], np.float32)
+    image = next((each for each in slices if each.any()), slices[0])
     low, high = np.percentile(np.nan_to_num(image), [1, 99.5]).tolist()
     spacing = plan.target_spacing_mm[1:]
     cells = [slice_picture(image, labels[z], spacing, (low, high)) for labels in drawn]

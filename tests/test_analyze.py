@@ -44,9 +44,10 @@ MOVES = [
 ]
 
 
-def dataset(tmp_path, labels=(0, 1), modality="mr", channels=("t1",)):
+def dataset(tmp_path, labels=(0, 1), modality="mr", channels=("t1",), optional=()):
     classes = {f"label_{v}": (v,) for v in labels[1:]}
-    return Dataset(tmp_path / "dataset.json", "task", modality, channels, labels, classes)
+    path = tmp_path / "dataset.json"
+    return Dataset(path, "task", modality, channels, labels, classes, optional_images=optional)
 
 
 def moved(volume, order, flips):
@@ -634,6 +635,108 @@ def test_the_plan_knows_the_volumes_of_the_training_cases():
         "one": {"smallest_ml": 1.0, "largest_ml": 1.0, "in_every_case": True},
         "two": {"smallest_ml": 0.2, "largest_ml": 0.2, "in_every_case": False},
     }
+
+
+# --- optional channels ----------------------------------------------------------------------------
+
+
+def without_channel(case, number=1):
+    """The same case with a channel that it lacks, since it is optional."""
+    images = tuple(None if n == number else path for n, path in enumerate(case.images))
+    return replace(case, images=images, optional=(number,))
+
+
+def test_a_fingerprint_of_what_is_there(tmp_path):
+    image, mask = bright_ball(grid((20, 20, 20)))
+    other = Volume(image.array + 7, image.geometry)
+    whole = fingerprint(stored(tmp_path, "a", [image, other], mask))
+    part = fingerprint(without_channel(stored(tmp_path, "b", [image, other], mask)))
+    alone = fingerprint(stored(tmp_path, "b", [image], mask))
+    assert whole.nonzero_fractions == (whole.nonzero_fractions[0], 1.0)
+    assert part.nonzero_fractions == (*alone.nonzero_fractions, None)
+    assert part.intensities == (*alone.intensities, Moments(0, 0.0, 0.0, {}))
+    assert (part.box, part.voxels, part.problems) == (alone.box, alone.voxels, ())
+    first = fingerprint(without_channel(stored(tmp_path, "c", [other, image], mask), 0))
+    assert (first.nonzero_fractions[0], first.intensities[1]) == (None, alone.intensities[0])
+    text = json.dumps(fingerprint_to_json(part))
+    assert fingerprint_from_json(json.loads(text)) == part
+
+
+def test_what_is_wrong_with_a_case_that_lacks_a_channel_is_told_of_its_files(tmp_path):
+    image, mask = bright_ball(grid((8, 8, 8)))
+    blank = Volume(np.zeros_like(image.array), image.geometry)
+    case = without_channel(stored(tmp_path, "a", [image, blank], mask), 0)
+    (problem,) = fingerprint(case).problems
+    assert problem.startswith(f"{case.images[1]}: expected an image, found 0 in every voxel. ")
+    case = without_channel(stored(tmp_path, "b", [image, shifted(image, 1.5)], mask), 0)
+    (problem,) = fingerprint(case).problems
+    assert problem.startswith(f"{case.mask}: expected the grid of {case.images[1]}")
+
+
+def test_the_margin_of_a_crop_does_not_count_on_optional_channels(tmp_path):
+    """Labels reach 3 voxels of 2 mm beyond what is bright in the first channel, and none beyond the
+    second: a case without that must not lose them.
+    """
+    geometry = grid((20, 20, 20), (2, 2, 2))
+    images = [np.zeros(geometry.shape, np.float32) for _ in range(2)]
+    images[0][8:12, 8:12, 8:12] = images[1][5:15, 5:15, 5:15] = 9
+    mask = np.zeros(geometry.shape, np.uint8)
+    mask[5:12, 8:12, 8:12] = 1
+    volumes = [Volume(image, geometry) for image in images]
+    case = stored(tmp_path, "a", volumes, Volume(mask, geometry))
+    assert fingerprint(case).crop_margin_mm == 0
+    found = fingerprint(replace(case, optional=(1,)))
+    assert (found.crop_margin_mm, found.box) == (6.0, ((5, 15),) * 3)
+    assert fingerprint(without_channel(case)).crop_margin_mm == 6.0
+    assert fingerprint(replace(case, optional=(0,))).crop_margin_mm == 0
+
+
+def test_a_missing_channel_counts_for_no_statistics(tmp_path):
+    """Of the second channel, 0.9 of the voxels are not zero in the one case that has it."""
+    ct = Moments(10, 50.0, 40.0, {50: 10})
+    none = Moments(0, 0.0, 0.0, {})
+    prints = [
+        print_of("a", nonzero_fractions=(0.5, 0.9), intensities=(ct, ct)),
+        print_of("b", nonzero_fractions=(0.7, None), intensities=(ct, none)),
+    ]
+    both = ("t1", "t1c")
+    data = dataset(tmp_path, channels=both, optional=("t1c",))
+    plan = make_plan(prints, data, Analyze())
+    assert plan.dataset_info.optional_images == ("t1c",)
+    assert plan.preprocessing.normalize_with_nonzero_mask == (True, False)
+    data = dataset(tmp_path, channels=both, optional=("t1c",), modality="ct")
+    one, two = make_plan(prints, data, Analyze()).preprocessing.ct_normalization
+    assert (one.z_score_std, two.z_score_std) == (2.0, 2.0)
+    assert two == one
+
+
+@pytest.mark.parametrize(
+    ("has", "found"),
+    [
+        ("", "none with it"),
+        ("a", "it in fold 0 only"),
+        ("ac", "it in fold 0 only"),
+        ("ab", ""),
+        ("abcd", ""),
+    ],
+)
+def test_a_channel_that_a_model_would_never_see_is_refused(tmp_path, has, found):
+    data = dataset(tmp_path, channels=("t1", "t1c"), optional=("t1c",))
+    nothing = (Moments(0, 0.0, 0.0, {}),) * 2
+    prints = [
+        print_of(i, nonzero_fractions=(1.0, 1.0 if i in has else None), intensities=nothing)
+        for i in "abcd"
+    ]
+    known = Found(dict.fromkeys("abcd"), {}, {})
+    folds = {"a": 0, "b": 1, "c": 0, "d": 1}
+    problems, stops = judge(prints, data, known, Analyze(folds=2), folds, {})
+    assert stops == bool(found)
+    if found:
+        (line,) = problems["(dataset)"]
+        assert "expected channel t1c in training cases of two folds or more" in line
+        assert f"found {found}. Add cases that have it, or take it out of images." in line
+        problems, _ = judge(prints, data, known, Analyze(folds=2), folds, {}, limited=True)
+        assert f"found {found}. Raise limit_cases, or take" in problems["(dataset)"][0]
 
 
 # --- the patch and the GPU ------------------------------------------------------------------------

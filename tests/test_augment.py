@@ -65,9 +65,9 @@ def each(seed, items=1):
 
 
 def recipe(**probabilities):
-    """A recipe of these kinds, in the ranges that are used most."""
+    """A recipe of these kinds, in the ranges that are used most; channel 1 may be missing."""
     kinds = {n: replace(getattr(Recipe(), n), probability=p) for n, p in probabilities.items()}
-    return Recipe(stretch=1.1, **kinds)
+    return Recipe(stretch=1.1, optional=(1,) if "missing" in kinds else (), **kinds)
 
 
 def augment(data, chosen, spacing, generators):
@@ -220,7 +220,7 @@ def test_each_kind_changes_images_and_leaves_its_input_alone(kind):
     assert all(map(torch.equal, data, batch()))
     for before, after in zip(data, found, strict=True):
         assert (after.dtype, after.shape) == (before.dtype, before.shape)
-    assert torch.equal(found.labels, data.labels) == (kind in INTENSITIES)
+    assert torch.equal(found.labels, data.labels) == (kind in (*INTENSITIES, "missing"))
 
 
 @settings(max_examples=20)
@@ -606,3 +606,60 @@ def test_channels_are_changed_by_amounts_of_their_own():
         for n in range(60)
     ]
     assert set(kept) == {0, 1, 2, 3}
+
+
+# --- optional channels ----------------------------------------------------------------------------
+
+OPTIONAL = Recipe(missing=Kind(0.2), optional=(0, 2))
+
+
+def test_an_optional_channel_is_left_out_as_often_as_is_said():
+    drawn = [draw(OPTIONAL, 3, CUBE, *each(seed)).missing for seed in range(2000)]
+    first, last = (sum(number in each for each in drawn) for number in (0, 2))
+    both = sum(each == (0, 2) for each in drawn)
+    deviation = (2000 * 0.2 * 0.8) ** 0.5  # 18
+    assert abs(first - 400) < 4 * deviation
+    assert abs(last - 400) < 4 * deviation
+    assert abs(both - 80) < 4 * (2000 * 0.04 * 0.96) ** 0.5  # by chance of its own
+    assert not any(1 in each for each in drawn)
+
+
+def test_a_channel_that_is_left_out_is_zeros_and_the_others_are_as_they_were():
+    data = batch(channels=3)
+    found = augment(data, replace(OPTIONAL, missing=Kind(1)), CUBE, each(0, 2)).images
+    assert not found[:, [0, 2]].any()
+    assert torch.equal(found[:, 1], data.images[:, 1])
+
+
+def test_noise_does_not_fill_a_channel_that_a_case_lacks():
+    """Only an optional one: of a required channel zeros are an image like others."""
+    data = batch(channels=3)
+    data.images[0, 0], data.images[1, 1] = 0, 0
+    chosen = replace(EVERYTHING, missing=Kind(0), noise=Kind(1, 0.1, 0.2), optional=(0, 2))
+    for seed in range(5):
+        found = augment(data, chosen, CUBE, each(seed, 2)).images
+        assert found.flatten(2).any(-1).tolist() == [[False, True, True], [True, True, True]]
+
+
+@pytest.mark.parametrize("optional", [(), (1,)])
+def test_optional_channels_leave_all_else_that_is_drawn_as_it_was(optional):
+    """Of one generator; where there are none, not even a number more is drawn."""
+    plain, other = each(5) + each(5)
+    before = [draw(recipe(noise=0.5, rotation=0.5), 2, CUBE, plain) for _ in range(3)]
+    chosen = replace(recipe(noise=0.5, rotation=0.5), missing=Kind(0.5), optional=optional)
+    after = [draw(chosen, 2, CUBE, other) for _ in range(1 if optional else 3)]
+    for one, two in zip(before, after, strict=False):
+        np.testing.assert_equal(two._replace(missing=()), one)
+    assert (plain.random() == other.random()) == (not optional)
+
+
+def test_the_recipe_knows_the_optional_channels_of_the_plan():
+    plan = plan_of()
+    assert recipe_for(Train(), plan).optional == ()
+    info = {"images": ("t1", "t1c"), "optional_images": ("t1c",)}
+    info = plan.dataset_info.model_copy(update=info)
+    plan = plan.model_copy(update={"dataset_info": info})
+    for name, chance in {"default": 0.2, "mist": 0.2, "nnunet": 0.2, "none": 0.0}.items():
+        found = recipe_for(Train(augmentation=name), plan)
+        assert (found.optional, found.missing.probability) == ((1,), chance)
+    assert recipe_for(Train(augment={"missing": 0.5}), plan).missing.probability == 0.5

@@ -242,6 +242,34 @@ def test_what_nnunet_descriptions_may_not_say(tmp_path, change, words):
     )
 
 
+def test_an_optional_channel_of_nnunet_may_be_missing(tmp_path):
+    source, output = nnunet(tmp_path / "in"), tmp_path / "out"
+    (source / "imagesTr/case_01_0000.nii.gz").unlink()
+    assert "case_01_0000.nii.gz: expected channel 0 of the case" in refusal(
+        from_nnunet, source, output
+    )
+    describe(source, VERSION_2 | {"optional_images": ["T1 weighted"]})
+    convert(from_nnunet, source, output)
+    assert description(output)["optional_images"] == ["T1_weighted"]
+    train = find_cases(read_dataset(output)).train
+    ct = output / "raw/train/case_01/CT.nii.gz"
+    assert train["case_01"].images == (None, ct)
+    assert np.array_equal(read_image(ct).array, values(1))
+    assert None not in train["case_12_0000"].images
+
+
+def test_an_optional_channel_of_nnunet_is_one_that_some_case_has(tmp_path):
+    source = nnunet(tmp_path / "in", VERSION_2 | {"optional_images": ["CT"]})
+    for path in source.rglob("*_0001.nii.gz"):
+        path.unlink()
+    words = refusal(from_nnunet, source, tmp_path / "out")
+    assert "expected a file of channel CT in some case, found none" in words
+    describe(source, VERSION_2 | {"optional_images": ["T1"]})
+    words = refusal(from_nnunet, source, tmp_path / "out")
+    assert "expected optional_images to be some of T1 weighted, CT" in words
+    assert "expected channel 1 of the case" in words  # all at once
+
+
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.sampled_from(["", "a", "0"]),
     lambda inner: (
@@ -258,7 +286,8 @@ def test_any_wrong_value_is_refused_in_words(tmp_path_factory, data, version):
     source = tmp_path_factory.getbasetemp() / "any"
     if not source.exists():
         nnunet(source)
-    key = data.draw(st.sampled_from([*version, "dataset", "training", "test"]))
+    others = ("dataset", "training", "test", "optional_images")
+    key = data.draw(st.sampled_from([*version, *others]))
     fields = version | {key: data.draw(ANY_JSON)}
     for read in (from_nnunet, from_decathlon):
         describe(source, fields)
@@ -392,6 +421,7 @@ def test_tables_keep_formats_and_odd_names_of_columns(tmp_path):
     assert {fields[key] for key in ("task", "modality", "labels", "final_classes")} == {None}
 
     filled = {"task": "t", "modality": "mr", "labels": [0, 1, 2], "final_classes": {"a": [1, 2]}}
+    filled |= {"optional_images": ["2"], "mirrored_labels": [[1, 2]]}
     describe(output, fields | filled)
     cases = find_cases(read_dataset(output))
     train, found = cases.train, cases.test
@@ -400,6 +430,33 @@ def test_tables_keep_formats_and_odd_names_of_columns(tmp_path):
     # converted again, what was filled in is kept
     convert(from_tables, home / "a.csv", home / "b.csv", output)
     assert description(output) == fields | filled
+
+
+def test_cells_of_optional_columns_may_be_empty(tmp_path):
+    for number, name in enumerate(("m", "a", "b")):
+        write(tmp_path / f"{name}.nii.gz", number, np.uint8)
+    rows = [
+        {"id": "1", "mask": "m.nii.gz", "t1": "a.nii.gz", "t1 c": "b.nii.gz"},
+        {"id": "2", "mask": "m.nii.gz", "t1": "a.nii.gz", "t1 c": ""},
+    ]
+    train, output = table(tmp_path / "a.csv", rows), tmp_path / "out"
+    test = table(tmp_path / "b.csv", [{"id": "3", "t1": "a.nii.gz", "t1 c": ""}])
+    assert "expected a file for each of t1, t1 c, mask of '2'" in refusal(
+        from_tables, train, test, output
+    )
+    copies, fields = from_tables(train, test, output, ["t1 c"])
+    assert fields["optional_images"] == ["t1_c"]
+    filled = {"task": "t", "modality": "mr", "labels": [0, 1, 2], "final_classes": {"a": [1]}}
+    place(copies, fields | filled, output, False, 1)
+    found = find_cases(read_dataset(output))
+    missing = [image is None for case in found.train.values() for image in case.images]
+    assert missing == [False, False, False, True]
+    assert found.test["3"].images[1] is None
+    with pytest.raises(DataError, match="expected optional_images to be some of t1, t1 c"):
+        from_tables(train, test, output, ["t2"])
+    empty = table(tmp_path / "c.csv", [rows[1]])
+    with pytest.raises(DataError, match="expected a file of channel t1_c in some case"):
+        from_tables(empty, None, tmp_path / "new", ["t1 c"])
 
 
 def test_all_that_is_wrong_with_a_table_is_said_at_once(tmp_path):

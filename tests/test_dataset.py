@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mist_core.dataset import (
     Case,
     find_cases,
+    missing_channels,
     modality_of,
     problems_of_number,
     read_dataset,
@@ -138,6 +139,47 @@ def test_an_unknown_case_is_named(tmp_path):
     assert "expected a case 'z', found none" in refusal(read_dataset(make(tmp_path)).case, "z")
 
 
+def test_a_case_may_lack_an_optional_channel(tmp_path):
+    make(tmp_path, cases=["a"])
+    make(tmp_path, cases=["b"], files=("t2.nii.gz", "seg.nii.gz"))
+    make(tmp_path, cases=["x"], files=("t2.nii.gz",), part="test")
+    dataset = read_dataset(make(tmp_path, [], optional_images=["t1"], **{"test-data": "test"}))
+    assert dataset.optional_images == ("t1",) == dataset.facts()["optional_images"]
+    found = find_cases(dataset)
+    assert (list(found.train), list(found.test), found.problems) == (["a", "b"], ["x"], {})
+    home = tmp_path / "train"
+    assert found.train["a"].images == (home / "a/t2.nii.gz", home / "a/t1.nii.gz")
+    b = found.train["b"]
+    assert b == Case("b", (home / "b/t2.nii.gz", None), home / "b/seg.nii.gz", optional=(1,))
+    assert b.places == (home / "b/t2.nii.gz", None, home / "b/seg.nii.gz")
+    assert b.files == (home / "b/t2.nii.gz", home / "b/seg.nii.gz")
+    assert found.test["x"].images == (tmp_path / "test/x/t2.nii.gz", None)
+    assert missing_channels(dataset.channels, b.images) == ["t1"]
+    assert missing_channels(dataset.channels, found.train["a"].images) == []
+
+
+def test_a_required_channel_must_be_there_and_an_optional_one_must_be_clear(tmp_path):
+    make(tmp_path, cases=["a"], files=("t1.nii.gz", "seg.nii.gz"))
+    make(tmp_path, cases=["b"], files=(*FILES, "t1ce.nii.gz"))
+    make(tmp_path, cases=["c"], files=("t2.nii.gz", "t1_seg.nii.gz"))
+    found = find_cases(read_dataset(make(tmp_path, [], optional_images=["t1"])))
+    assert "for channel t2, found none" in found.problems["a"][0]
+    assert "for channel t1, found t1.nii.gz, t1ce.nii.gz" in found.problems["b"][0]
+    assert "t1_seg.nii.gz: expected a file of its own" in found.problems["c"][0]
+
+
+@pytest.mark.parametrize("optional", [["t1.nii.gz"], []])
+def test_the_whole_name_of_another_channel_is_no_part_of_a_name(tmp_path, optional):
+    """Without t1.nii.gz, ct1.nii.gz has that in its name and is another channel all the same."""
+    images = {"t1.nii.gz": ["t1.nii.gz"], "ct1": ["ct1.nii.gz"]}
+    files = ("ct1.nii.gz", "seg.nii.gz")
+    dataset = read_dataset(make(tmp_path, ["a"], files, images=images, optional_images=optional))
+    if optional:
+        assert dataset.case("a").images == (None, tmp_path / "train/a/ct1.nii.gz")
+    else:
+        assert "for channel t1.nii.gz, found none" in refusal(dataset.case, "a")
+
+
 # --- mistakes in the description ------------------------------------------------------------------
 
 
@@ -184,6 +226,21 @@ def test_pairs_that_are_none_are_named(tmp_path, pairs):
     assert "1 problem" in message
     assert "expected mirrored_labels to be pairs of labels among [1, 2, 4]" in message
     assert f"found {pairs!r}" in message
+
+
+@pytest.mark.parametrize(
+    "names", ["t1", {"t1": 1}, [1], [["t1"]], [None], ["t3"], ["t1", "t1"], ["t1", "t2"], 0]
+)
+def test_optional_channels_are_some_of_all(tmp_path, names):
+    message = refusal(read_dataset, make(tmp_path, optional_images=names))
+    assert "1 problem" in message
+    assert "expected optional_images to be some of t2, t1, each once and one less" in message
+    assert f"found {names!r}" in message
+
+
+def test_the_only_channel_of_a_list_is_not_optional(tmp_path):
+    path = decathlon(tmp_path, modality={"0": "CT"}, optional_images=["CT"])
+    assert "expected optional_images to be some of CT" in refusal(read_dataset, path)
 
 
 def test_names_that_differ_in_their_side_only():

@@ -3,6 +3,7 @@
 import json
 import re
 from copy import deepcopy
+from dataclasses import replace
 from math import pi
 
 import numpy as np
@@ -155,6 +156,7 @@ def test_the_dataset_by_hand(tmp_path):
         "num_patients": 2,
         "num_channels": 2,
         "channel_names": ["t1", "t2"],
+        "missing_images": {},
         "num_labels": 3,
         "labels": [0, 1, 4],
         "final_classes": {"all": [1, 4], "plate": [4]},
@@ -165,6 +167,27 @@ def test_the_dataset_by_hand(tmp_path):
         *("dataset_summary", "image_statistics", "label_statistics", "observations"),
         "mist_config_path",
     ]
+
+
+def test_a_channel_that_a_case_lacks_is_counted_and_measured_where_it_is(tmp_path):
+    dataset = two_cases(tmp_path)
+    a, b = dataset.train_files.values()
+    b = replace(b, images=(b.images[0], None), optional=(1,))
+    dataset = replace(dataset, train_files={"a": a, "b": b}, optional_images=("t2",))
+    found = describe(b)
+    assert found.missing == (1,)
+    np.testing.assert_array_equal(found.samples, [[10.0] * 10, [np.nan] * 10])
+    fields = json.loads(json.dumps(description_to_json(found)))
+    assert description_from_json(fields, found.samples).missing == (1,)
+    del fields["missing"]  # of an older description
+    assert description_from_json(fields, found.samples).missing == ()
+    dump = dumped(dataset)
+    assert dump["dataset_summary"]["missing_images"] == {"t2": 1}
+    assert "Channel t2 is optional: 1 of 2 patients lack it." in dump["observations"]
+    per_channel = dump["image_statistics"]["intensity"]["per_channel"]
+    assert per_channel["t1"]["mean"] == pytest.approx((20 * 10 + 25 * 20) / 45, abs=1e-4)
+    assert set(per_channel["t2"].values()) == {0.0}
+    assert "| missing | t2 in 1 of 2 |" in to_markdown(dump)
 
 
 def spread(*values):
@@ -322,6 +345,7 @@ def ordinary():
             "modality": "mr",
             "num_patients": 100,
             "channel_names": ["t1"],
+            "missing_images": {},
             "num_labels": 2,
             "final_classes": {"liver": [1]},
         },
@@ -362,6 +386,10 @@ REMARKS = [
     (
         {"dataset_summary.channel_names": ["t1", "t2"]},
         "Several channels: 2 images of each patient (t1, t2).",
+    ),
+    (
+        {"dataset_summary.missing_images": {"t1c": 7}},
+        "Channel t1c is optional: 7 of 100 patients lack it.",
     ),
     (
         {"image_statistics.spacing": {"anisotropy_ratio": 3.5, "is_anisotropic": True}},

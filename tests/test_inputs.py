@@ -8,14 +8,16 @@ from mist_core.inputs import case_of_files, cases_in_folder, cases_of_table
 from mist_core.plan import parse_plan
 
 
-def plan_for(*channels, **names):
+def plan_for(*channels, optional=(), **names):
     fields = plan_of().model_dump(mode="json")
-    fields["dataset_info"] |= {"images": channels, "image_names": names}
+    info = {"images": channels, "image_names": names, "optional_images": optional}
+    fields["dataset_info"] |= info
     return parse_plan(fields, "test")
 
 
 TWO = plan_for("t1", "t1c", t1=["t1."], t1c=["t1c.", "t1gd."])
 ONE = plan_for("ct")
+EITHER = plan_for("t1", "t1c", optional=["t1c"], t1=["t1."], t1c=["t1c.", "t1gd."])
 
 
 def files(folder, *names):
@@ -27,8 +29,8 @@ def files(folder, *names):
 
 
 def named(cases):
-    """File names of the cases by id; a problem as it is."""
-    return {i: [p.name for p in c.images] or c.problem for i, c in cases.items()}
+    """File names of the cases by id, None for a missing channel; a problem as it is."""
+    return {i: [p and p.name for p in c.images] or c.problem for i, c in cases.items()}
 
 
 def in_folder(folder, plan):
@@ -149,3 +151,56 @@ def test_names_that_say_nothing_are_refused(tmp_path, names, reason):
     with pytest.raises(DataError) as caught:
         in_folder(tmp_path, TWO)
     assert reason in str(caught.value)
+
+
+# --- optional channels ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "t1c"),
+    [
+        ("id,t1,t1c\n1,a,\n", None),
+        ("id,t1c,t1\n1, ,a\n", None),
+        ("id,t1\n1,a\n", None),
+        ("id,t1,t1c\n1,a\n", None),
+        ("id,t1,t1c\n1,a,b\n", "b"),
+    ],
+)
+def test_a_cell_or_the_column_of_an_optional_channel_may_be_missing(tmp_path, text, t1c):
+    table = tmp_path / "t.csv"
+    table.write_text(text)
+    assert named(cases_of_table(table, EITHER)) == {"1": ["a", t1c]}
+
+
+def test_the_column_and_the_cells_of_a_required_channel_may_not(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("id,t1,t1c\n1,,b\n")
+    (found,) = named(cases_of_table(table, EITHER)).values()
+    assert "expected a file for channel t1, found an empty cell" in found
+    table.write_text("id,t1c\n1,b\n")
+    with pytest.raises(DataError, match=r"expected columns id, t1, found id, t1c. Add t1\."):
+        cases_of_table(table, EITHER)
+
+
+def test_an_optional_channel_may_be_left_out_of_the_files_of_a_case():
+    assert named(case_of_files("1", ["t1=a"], EITHER)) == {"1": ["a", None]}
+    assert named(case_of_files("1", ["t1c=b", "t1=a"], EITHER)) == {"1": ["a", "b"]}
+    for words in (["t1c=b"], ["t1=a", "t1c"], ["t1=a", "t1c="], ["t1=a", "t2=b"], ["t1=a", "t1=b"]):
+        with pytest.raises(DataError, match=r"expected t1=FILE \[t1c=FILE\], found t1"):
+            case_of_files("1", words, EITHER)
+
+
+def test_a_patient_may_lack_an_optional_channel(tmp_path):
+    files(tmp_path, "01/x_t1.nii.gz", "02/t1.nii", "02/t1gd.nii", "03/t1c.nii")
+    found = in_folder(tmp_path, EITHER)
+    assert found["01"] == ["x_t1.nii.gz", None]
+    assert found["02"] == ["t1.nii", "t1gd.nii"]
+    assert "for channel t1, found none" in found["03"]
+
+
+def test_the_number_of_an_optional_channel_may_be_missing(tmp_path):
+    files(tmp_path, "x_0000.nii.gz", "y_0000.nii.gz", "y_0001.nii.gz", "z_0001.nii.gz")
+    found = in_folder(tmp_path, EITHER)
+    assert found["x"] == ["x_0000.nii.gz", None]
+    assert found["y"] == ["y_0000.nii.gz", "y_0001.nii.gz"]
+    assert "found no z_0000 (t1)" in found["z"]

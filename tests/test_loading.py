@@ -2,6 +2,8 @@
 
 import os
 import signal
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -57,6 +59,32 @@ def test_the_parts_of_a_batch_are_the_whole():
     ranks = torch.cat([images(draws(part=Part(rank, 2)), 0, 1)[0] for rank in range(2)])
     assert torch.equal(turns, whole)
     assert torch.equal(ranks, whole)
+
+
+def with_optional_channel():
+    """Cases of two channels, of which the third lacks the second, and a plan that says so."""
+    info = PLAN.dataset_info.model_copy(
+        update={"images": ("t1", "t1c"), "optional_images": ("t1c",)}
+    )
+    model = PLAN.model.model_copy(update={"in_channels": 2})
+    plan = PLAN.model_copy(update={"dataset_info": info, "model": model})
+    doubled = [replace(one, image=np.concatenate([one.image, one.image + 5])) for one in CASES]
+    doubled[2].image[1] = 0
+    return partial(Draws, doubled, plan, fold=0, part=ALONE)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_channels_are_left_out_alike_whoever_reads_and_wherever_a_run_goes_on(number):
+    make = with_optional_channel()
+    whole = images(make(settings=Train(batch_size=2, workers=0)), 0, 8)
+    rest = images(make(settings=Train(batch_size=2, workers=number)), 3, 8)
+    assert all(torch.equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
+    there = torch.cat(whole).flatten(2).any(-1)
+    names = [name for step in range(8) for name in make(settings=Train(batch_size=2)).names(step)]
+    assert there[:, 0].all()
+    assert not any(has for has, name in zip(there[:, 1], names, strict=True) if name == "case 2")
+    dropped = [bool(~has) for has, name in zip(there[:, 1], names, strict=True) if name != "case 2"]
+    assert 0 < sum(dropped) < len(dropped)
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"fold": 1}])

@@ -55,7 +55,7 @@ def test_a_plan_survives_its_file(tmp_path):
     write_json(path, plan.model_dump(mode="json"))
     assert read_plan(path) == plan
     told = {"dataset": "", "limit_cases": None, "analyze": {}}
-    new = {"image_names": {}, "ignore_label": None, "mirrored_labels": []}
+    new = {"optional_images": [], "image_names": {}, "ignore_label": None, "mirrored_labels": []}
     info = FIELDS["dataset_info"] | new  # of an older plan they are missing
     added = {"dataset_info": info, "training_volumes": {}, "left_out": {}, "analysis": told}
     assert json.loads(path.read_text()) == FIELDS | added
@@ -104,6 +104,7 @@ CHANGES = [
     ("preprocessing.ct_normalization", [None, None], {"preprocess", "train"}),
     ("dataset_info.labels", [0, 1, 2, 4], {"preprocess", "train"}),
     ("dataset_info.mirrored_labels", [[1, 4]], {"train"}),
+    ("dataset_info.optional_images", ["pet"], {"train"}),
     ("dataset_info.image_names", {"ct": ["ct"]}, set()),
     ("training_volumes", {"all": {"smallest_ml": 1}}, set()),
     ("model.out_channels", 4, {"train"}),
@@ -123,3 +124,9 @@ def test_the_order_of_keys_concerns_nobody():
     turned = dict(reversed(FIELDS.items()))
     turned["preprocessing"] = dict(reversed(FIELDS["preprocessing"].items()))
     assert all(part_read_by(s, turned) == part_read_by(s, FIELDS) for s in READ_BY)
+
+
+def test_channels_that_a_case_may_lack_have_numbers():
+    assert parse_plan(FIELDS, "an older one").optional_channels == ()
+    new = changed("dataset_info.optional_images", ["pet"])
+    assert parse_plan(new, "here").optional_channels == (1,)

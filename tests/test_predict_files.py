@@ -18,13 +18,15 @@ from conftest import ROOT, grid, heed_ctrl_c
 from PIL import Image
 from test_predict import LABELS, plan_of
 
-from mist_core.config import Train
+from mist_core.config import Predict, Train
 from mist_core.errors import DataError
 from mist_core.files import read_rows, write_json
 from mist_core.io import Volume, read_image, read_labels, read_probabilities, write_volume
 from mist_core.models import for_plan
 from mist_core.plan import parse_plan
-from mist_core.predict import load_model, predict_array
+from mist_core.predict import load_model, predict_array, predict_preprocessed
+from mist_core.preprocess import preprocess
+from mist_core.quality import write_quality
 from mist_core.train import save_model
 
 SCRIPT = ROOT / "workflow/scripts/predict_files.py"
@@ -33,10 +35,11 @@ CHANNELS = ("t1", "t2")
 GRID = grid((6, 14, 12), (3.0, 1.0, 1.0))
 
 
-def plan_with(labels=LABELS, **parts):
+def plan_with(labels=LABELS, optional=(), **parts):
     """A plan of two channels; ``parts`` take the place of parts of it."""
     fields = plan_of(labels=labels).model_dump(mode="json")
     fields["dataset_info"] |= {"images": CHANNELS, "image_names": {"t1": ["t1."], "t2": ["t2"]}}
+    fields["dataset_info"]["optional_images"] = optional
     fields["preprocessing"] |= {
         "normalize_with_nonzero_mask": [False, False],
         "ct_normalization": [None, None],
@@ -395,6 +398,45 @@ def test_odd_volumes_are_flagged_and_cost_no_exit_code(models, images, tmp_path)
         "organ small",
     ]
     assert said.count("look at case 001: organ small") == 1
+
+
+def test_a_case_that_lacks_an_optional_channel_is_predicted_and_flagged(images, tmp_path):
+    """By a table, as files and from a folder; and anew when the file is there."""
+    plan = plan_with(optional=("t1",))
+    write_json(tmp_path / "config.json", plan.model_dump(mode="json"))
+    write_models(tmp_path / "models", plan, (0,))
+    (tmp_path / "p.csv").write_text(f"id,t1,t2\n001,,{images}/001/t2.nii.gz\n")
+    said = predict(tmp_path, tmp_path / "a", "--paths-csv", tmp_path / "p.csv")
+    assert said.count("001: t1 missing") == 1
+    assert f"look at case 001: t1 missing ({tmp_path}/a/qc/001.png)" in said
+    (row,) = read_rows(tmp_path / "a/predictions.csv")
+    assert row["flags"] == "t1 missing"
+    found = label_maps(tmp_path / "a")
+
+    models = load_model(tmp_path / "models")
+    second = read_image(images / "001/t2.nii.gz")
+    done = preprocess([None, second], None, plan)
+    wanted = predict_preprocessed(models, done.image, done.origin, Predict(flips=False))
+    assert_same(found, {"001.nii.gz": wanted.labels.array})
+
+    # The picture is that of the channel that is there.
+    write_quality(tmp_path / "qc", "001", second, wanted.labels, plan, ["t1"])
+    assert (tmp_path / "qc/001.png").read_bytes() == (tmp_path / "a/qc/001.png").read_bytes()
+
+    predict(tmp_path, tmp_path / "b", "--image", f"t2={images}/001/t2.nii.gz", "--id", "001")
+    assert_same(label_maps(tmp_path / "b"), found)
+    patient = tmp_path / "in/001"
+    patient.mkdir(parents=True)
+    (patient / "t2.nii.gz").symlink_to(images / "001/t2.nii.gz")
+    said = predict(tmp_path, tmp_path / "c", "--input", tmp_path / "in")
+    assert f"case 001: t1 missing, t2 {patient}/t2.nii.gz" in said
+    assert_same(label_maps(tmp_path / "c"), found)
+    assert "are kept" in predict(tmp_path, tmp_path / "c", "--input", tmp_path / "in")
+    (patient / "t1.nii.gz").symlink_to(images / "001/t1.nii.gz")
+    said = predict(tmp_path, tmp_path / "c", "--input", tmp_path / "in")
+    assert "missing" not in said
+    assert (label_maps(tmp_path / "c")["001.nii.gz"] != found["001.nii.gz"]).any()
+    assert read_rows(tmp_path / "c/predictions.csv")[0]["flags"] == ""
 
 
 def test_a_line_for_each_case_tells_the_time_that_is_left(models, images, tmp_path):

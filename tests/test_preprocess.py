@@ -233,6 +233,47 @@ def test_a_background_of_zeros_stays_zero_at_another_spacing():
     assert inside.std() == pytest.approx(1, abs=0.1)
 
 
+# --- optional channels ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_missing_channel_becomes_zeros_and_the_other_is_what_it_was(missing):
+    geometry = grid((6, 8, 10), (2, 1, 1))
+    images, mask = [volume(geometry, 0), volume(geometry, 1)], gap_labels(geometry)
+    plan = make_plan((1.5, 1, 1), channels=("t1", "ct"), ct_normalization=[None, CT])
+    whole = preprocess(images, mask, plan)
+    images[missing] = None
+    done = preprocess(images, mask, plan)
+    assert done.image.shape == whole.image.shape == (2, 8, 8, 10)
+    assert not done.image[missing].any()
+    assert np.array_equal(done.image[1 - missing], whole.image[1 - missing])
+    assert np.array_equal(done.labels, whole.labels)
+    assert done.origin.training.matches(whole.origin.training)
+
+
+def test_zeros_are_the_mean_whatever_the_normalisation():
+    """What a missing channel becomes: a voxel of mean intensity, or the background."""
+    image, mask = bright_ball(grid((12, 12, 12)))
+    image.array[mask.array > 0] += volume(image.geometry).array[mask.array > 0]
+    plain = preprocess([image], None, make_plan()).image
+    masked = preprocess([image], None, make_plan(normalize_with_nonzero_mask=[True])).image
+    assert abs(plain.mean()) < 0.05
+    assert abs(masked[masked != 0].mean()) < 0.05
+    mean = Volume(np.full_like(image.array, CT["z_score_mean"]), image.geometry)
+    assert not preprocess([mean], None, make_plan(ct_normalization=[CT])).image.any()
+
+
+def test_a_crop_follows_the_channels_that_are_there():
+    image, _ = bright_ball(grid((20, 20, 20)))
+    wide = Volume(np.zeros_like(image.array), image.geometry)
+    wide.array[2:18, 2:18, 2:18] = 9
+    plan = make_plan(channels=("t1", "t2"), crop_to_foreground=True)
+    alone = preprocess([image], None, make_plan(crop_to_foreground=True))
+    assert preprocess([image, wide], None, plan).origin.box == (slice(2, 18),) * 3
+    assert preprocess([image, None], None, plan).origin.box == alone.origin.box
+    assert preprocess([None, wide], None, plan).origin.box == (slice(2, 18),) * 3
+
+
 # --- mistakes in the data -------------------------------------------------------------------------
 
 
@@ -245,6 +286,8 @@ def test_a_channel_on_another_grid_is_named_with_both_grids():
         preprocess([one, one], shifted(gap_labels(one.geometry), 0.5), plan)
     with pytest.raises(DataError, match=r"^the mask: "):
         preprocess([one, one], gap_labels(grid((5, 6, 8))), plan)
+    with pytest.raises(DataError, match=r"^the mask: expected the grid of flair"):
+        preprocess([None, one], shifted(gap_labels(one.geometry), 0.5), plan)
 
 
 def test_float_noise_in_an_origin_is_accepted():

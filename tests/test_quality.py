@@ -82,6 +82,17 @@ def test_a_table_has_a_row_for_each_case_and_those_before(tmp_path):
         assert picture.format == "PNG"
 
 
+def test_channels_that_a_case_lacks_are_flagged_first(tmp_path):
+    array = np.zeros((4, 5, 6), np.uint8)
+    image = Volume(array.astype(np.float32), grid(array.shape))
+    labels = Volume(array, image.geometry)
+    write_quality(tmp_path / "qc", "1", image, labels, plan_with(), ["t1c", "flair"])
+    write_quality(tmp_path / "qc", "2", image, Volume(array + 1, image.geometry), plan_with(), [])
+    odd = write_table(tmp_path / "t.csv", tmp_path / "qc", ["1", "2"], plan_with())
+    assert odd == {"1": ["t1c missing", "flair missing", "empty"]}
+    assert read_rows(tmp_path / "t.csv")[0]["flags"] == "t1c missing; flair missing; empty"
+
+
 def rgb(number):
     return tuple(bytes.fromhex(colour_of(number)[1:]))
 

@@ -107,6 +107,18 @@ def pixels(png):
     return matplotlib.image.imread(io.BytesIO(base64.b64decode(png)), format="png")
 
 
+def test_a_case_is_shown_in_the_first_channel_that_it_has(files):
+    paths, folder = files
+    info = PLAN.dataset_info.model_copy(update={"images": ("flair", "t1")})
+    plan = PLAN.model_copy(update={"dataset_info": info})
+    some = [row | {"flair": row["t1"] if row["id"] == "c1" else ""} for row in paths]
+    one = candidate("default/raw", DICES["default/raw"], folder=folder)
+    found, plain = case_pictures(one, some, plan), case_pictures(one, paths, PLAN)
+    assert [p.caption.split(", without ")[1:] for p in found] == [[], ["flair"], ["flair"]]
+    for picture, other in zip(found, plain, strict=True):
+        assert np.array_equal(pixels(picture.png), pixels(other.png))
+
+
 def test_the_page_needs_nothing_but_itself(page):
     elements = Elements(page)
     assert elements.open == []

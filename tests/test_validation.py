@@ -1,5 +1,7 @@
 """Looking at a network while it trains: how often, at what, and its Dice by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 from mist_core.config import Train
 from mist_core.parallel import Part
 from mist_core.patches import TrainingCase
-from mist_core.validation import SHARE, STEP_IN_PASSES, look, n_windows, validation_of
+from mist_core.validation import SHARE, STEP_IN_PASSES, look, n_windows, picture_of, validation_of
 
 CPU = torch.device("cpu")
 CASE = case()
@@ -62,6 +64,13 @@ def test_what_is_to_be_ignored_does_not_count():
     labels[0], found[0] = 1, 1
     labels[4:], found[4:] = 3, 2
     assert dice(of_labels(labels, found), plan).tolist() == [[1.0]]
+
+
+def test_a_case_is_shown_in_the_first_channel_that_it_has():
+    lacking = replace(CASE, image=np.concatenate([0 * CASE.image, CASE.image]))
+    labels = torch.from_numpy(CASE.labels > 0)
+    shown = [picture_of(one, [(labels, labels)], PLAN) for one in (CASE, lacking)]
+    assert np.array_equal(*shown)
 
 
 def test_processes_share_the_cases():

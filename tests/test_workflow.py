@@ -747,9 +747,7 @@ def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(proje
     assert (results / "a/predictions/test/bad_test.nii.gz").exists()
 
 
-def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_dataset(project):
-    project.config["experiments"] = {"a": {}}
-    project.jobs()
+def assert_on_the_grid_of_the_scanner_with_the_labels_of_the_dataset(project):
     for case in ("demo_01", "demo_02", "demo_03", "demo_04"):
         mask = sitk.ReadImage(str(project.folder / f"data/train/{case}/mask.nii.gz"))
         path = project.folder / f"results/a/predictions/train/raw/{case}.nii.gz"
@@ -758,6 +756,63 @@ def test_predictions_lie_on_the_grid_of_the_scanner_with_the_labels_of_the_datas
         np.testing.assert_allclose(prediction.GetOrigin(), mask.GetOrigin(), atol=1e-3)
         np.testing.assert_allclose(prediction.GetDirection(), mask.GetDirection(), atol=1e-6)
         assert set(np.unique(sitk.GetArrayFromImage(prediction))) <= {0, 1, 2, 4}
+
+
+def test_cases_may_lack_an_optional_channel(project):
+    """A training and a test case run through without it, and again when its file is there.
+
+    All predictions lie on the grid of the scanner.
+    """
+    data, results = project.folder / "data", project.folder / "results"
+    path = data / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"optional_images": ["t2"]}))
+    kept = (data / "train/demo_02/t2.nii.gz").read_bytes()
+    for case in ("train/demo_02", "test/test_01"):
+        (data / case / "t2.nii.gz").unlink()
+    project.config |= {"experiments": {"a": {}}, "postprocess": {}}
+    project.config["analyze"] |= {"data_dump": True, "target_spacing": [1.5, 1.5, 1.5]}
+    project.jobs()
+
+    plan = json.loads((results / "config.json").read_text())
+    assert plan["dataset_info"]["optional_images"] == ["t2"]
+    rows = read_rows(results / "train_paths.csv") + read_rows(results / "test_paths.csv")
+    assert [row["id"] for row in rows if not row["t2"]] == ["demo_02", "test_01"]
+    dump = json.loads((results / "data_dump.json").read_text())
+    assert dump["dataset_summary"]["missing_images"] == {"t2": 1}
+    logs = "".join(log.read_text() for log in (results / "logs/preprocess").rglob("*.log"))
+    told = re.findall(r"case (\S+): t2 missing: zeros in place", logs)
+    assert sorted(told) == ["demo_02", "test_01"]
+    numpy = project.folder / "numpy"
+    for array in (*numpy.glob("images/*.npy"), *numpy.glob("test/images/*.npy")):
+        t1, t2 = np.load(array)
+        assert t1.any()
+        assert t2.any() == (array.stem not in told)
+    made = {file.name for file in (results / "a/predictions").rglob("*.nii.gz")}
+    assert made == {f"{case}.nii.gz" for case in (*project.folds(), "test_01")}
+    assert_on_the_grid_of_the_scanner_with_the_labels_of_the_dataset(project)
+
+    (project.folder / "new.csv").write_text("id,t1\nnew,data/test/test_01/t1.nii.gz\n")
+    said = subprocess.run(
+        [
+            *(sys.executable, ROOT / "workflow/scripts/predict_files.py", "--device", "cpu"),
+            *("--models-dir", "results/a/models", "--paths-csv", "new.csv", "--output", "new"),
+        ],
+        cwd=project.folder,
+        check=True,
+        text=True,
+        stderr=subprocess.PIPE,
+    ).stderr
+    (row,) = read_rows(project.folder / "new/predictions.csv")
+    assert row["flags"].startswith("t2 missing")
+    assert said.count("look at case new: t2 missing") == 1
+
+    before = project.made()
+    (data / "train/demo_02/t2.nii.gz").write_bytes(kept)
+    jobs = project.jobs()
+    assert (jobs["fingerprint"], jobs["preprocess"], jobs["train"]) == (1, 1, 1)
+    arrays = {Path(p).stem for p in project.changed(before) if p.startswith("numpy")}
+    assert arrays == {"demo_02"}
+    assert np.load(numpy / "images/demo_02.npy")[1].any()
 
 
 OWN_NETWORK = """

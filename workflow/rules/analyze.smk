@@ -26,6 +26,7 @@ rule fingerprint:
         script=script("fingerprint"),
         files=files,
         ignore_label=FACTS["ignore_label"],
+        optional_images=lambda wildcards: json.dumps(FACTS["optional_images"]),
         dataset=lambda wildcards, input: DATASET,
         cases=cases,
         tracked=tracked,
@@ -167,7 +168,7 @@ rule data_dump:
 
 rule test_paths:
     input:
-        [path for case in TEST.values() for path in case.images],
+        [path for case in TEST.values() for path in case.files],
     output:
         "<results>/test_paths.csv",
     log:

@@ -344,7 +344,12 @@ def chunks():
 
 def small_enough(n_cases):
     """As many cases as add up to a few megabytes without leaving a core idle."""
-    files = [path for case in CASES.values() for path in case.images if path.exists()]
+    files = [
+        path
+        for case in CASES.values()
+        for path in case.images
+        if path and path.exists()
+    ]
     sizes = [part.stat().st_size for path in files for part in parts_of(path)]
     mean_mb = sum(sizes) / 1e6 / max(len(CASES), 1)
     by_size = CHUNK_MB / max(mean_mb, CHUNK_MB / LARGEST_CHUNK)
@@ -680,10 +685,14 @@ def in_chunk(wildcards):
 
 
 def files(wildcards):
-    """The files of every case in the order of the channels, which inputs would not keep."""
-    return json.dumps(
-        {case: list(map(str, CASES[case].files)) for case in in_chunk(wildcards)}
-    )
+    """The files of every case in the order of the channels, which inputs would not keep; null for
+    a channel that it lacks.
+    """
+
+    def of_case(case):
+        return [path and str(path) for path in CASES[case].places]
+
+    return json.dumps({case: of_case(case) for case in in_chunk(wildcards)})
 
 
 def files_in_chunk(wildcards):

@@ -15,7 +15,7 @@ def main() -> None:
 
     def key(case_id: str) -> str:
         case = dataset.case(case_id)
-        return cli.digest(*case.images, case.mask, case.ignore_label)
+        return cli.digest(*case.images, case.mask, case.ignore_label, *case.optional)
 
     def compute(case_id: str, folder: Path) -> None:
         from mist_core import analyze

@@ -44,9 +44,10 @@ def main() -> None:
             " Name the config.json of these models."
         )
     info = first.plan.dataset_info
+    channels = [f"{c} (optional)" if c in info.optional_images else c for c in info.images]
     log.info(
         "%s: %s of %s, channels %s, labels %s, licence: %s",
-        *(args.models_dir, ", ".join(models), first.train.model, ", ".join(info.images)),
+        *(args.models_dir, ", ".join(models), first.train.model, ", ".join(channels)),
         *(", ".join(map(str, info.labels)), first.licence),
     )
     if args.output:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mist_core import cli
 from mist_core.config import Predict
+from mist_core.dataset import missing_channels
 from mist_core.errors import DataError, raise_all
 from mist_core.inputs import TABLE, NewCase, case_of_files, cases_in_folder, cases_of_table
 from mist_core.lease import gpu_pool, take_gpus
@@ -134,7 +135,8 @@ def find_cases(args: argparse.Namespace, plan: Plan) -> dict[str, NewCase]:
     for case_id, case in cases.items():
         files = zip(plan.dataset_info.images, case.images, strict=False)
         if case.images:
-            log.info("case %s: %s", case_id, ", ".join(f"{name} {file}" for name, file in files))
+            words = (f"{name} {file or 'missing'}" for name, file in files)
+            log.info("case %s: %s", case_id, ", ".join(words))
     return cases
 
 
@@ -214,8 +216,8 @@ def work_of(
     def prepare(case: str) -> Any:
         from mist_core import io, preprocess
 
-        volumes = [io.read_image(path) for path in cases[case].files()]
-        return preprocess.preprocess(volumes, None, plan), volumes[0]
+        volumes = [path and io.read_image(path) for path in cases[case].files()]
+        return preprocess.preprocess(volumes, None, plan), next(filter(None, volumes))
 
     def compute(case: str, folder: Path, prepared: Any) -> Any:
         from mist_core import predict
@@ -237,7 +239,8 @@ def work_of(
         if strategy:
             volume = io.Volume(postprocess.postprocess(volume.array, strategy), volume.geometry)
         io.write_volume(folder / f"{case}.nii.gz", volume)
-        quality.write_quality(folder / "qc", case, first, volume, plan)
+        missing = missing_channels(plan.dataset_info.images, cases[case].images)
+        quality.write_quality(folder / "qc", case, first, volume, plan, missing)
 
     work = cli.CaseWork(outputs, key, compute, prepare=prepare, finish=finish)
     if args.overwrite or cli.unfinished(work, list(cases), args.output):

@@ -1,13 +1,16 @@
 """Bring cases to the training grid: arrays that can be memory-mapped, and the way back."""
 
 import json
+import logging
 from pathlib import Path
 
 from mist_core import cli
 from mist_core.config import Preprocess
-from mist_core.dataset import read_dataset
+from mist_core.dataset import missing_channels, read_dataset
 from mist_core.files import read_json
 from mist_core.plan import left_out_of, part_read_by
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -31,7 +34,7 @@ def main() -> None:
 
     def key(case_id: str) -> str:
         case = dataset.case(case_id)
-        return cli.digest(obeyed, args.settings, *case.files)
+        return cli.digest(obeyed, args.settings, *case.places)
 
     def compute(case_id: str, folder: Path) -> None:
         from mist_core import io, preprocess
@@ -39,7 +42,9 @@ def main() -> None:
 
         case = dataset.case(case_id)
         plan = read_plan(args.plan)
-        images = [io.read_image(path) for path in case.images]
+        if missing := missing_channels(dataset.channels, case.images):
+            log.warning("case %s: %s missing: zeros in place", case_id, ", ".join(missing))
+        images = [path and io.read_image(path) for path in case.images]
         mask = io.read_labels(case.mask) if case.mask else None
         done = preprocess.preprocess(images, mask, plan)
         preprocess.write(done, folder, case_id, len(plan.dataset_info.labels), settings)
