@@ -1,8 +1,10 @@
 """What the machine can do, and how tensors lie on it best."""
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from math import prod
 from typing import Any
 
 import torch
@@ -85,6 +87,33 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def give_back_freed_memory(device: torch.device) -> None:
+    """Let the system have the memory that is kept, after tensors so large that few others fit in
+    between: the kept memory would grow by one of them every few rounds.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if device.type == "cpu" and trim:
+        trim(0)
+
+
+def passing_zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros whose memory goes back to the system when they are let go, freed memory kept or not.
+
+    For what lives long and comes in many sizes: it would leave gaps in the memory that is kept,
+    into which little fits.
+    """
+    if device.type != "cpu" or prod(shape) == 0:
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    try:
+        size = prod(shape) * dtype.itemsize
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(str(error)) from error
+    with suppress(AttributeError, OSError):  # fewer faults, where the system knows large pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(*shape)
 
 
 def half_precision(amp: bool | str, device: torch.device) -> torch.dtype | None:

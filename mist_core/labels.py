@@ -59,7 +59,11 @@ def to_indices(values: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
 
 def to_values(indices: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
     """The inverse of ``to_indices``, in the smallest unsigned type that holds all labels."""
-    return np.asarray(np.asarray(labels, smallest_uint(max(labels)))[indices])
+    table = np.asarray(labels, smallest_uint(max(labels)))
+    values = np.empty(indices.shape, table.dtype)
+    for first in range(len(indices)):  # NumPy takes 8 bytes for each index
+        values[first : first + 1] = table[indices[first : first + 1]]
+    return values
 
 
 def in_labels(values: NDArray[Any], labels: Sequence[int]) -> NDArray[np.bool_]:

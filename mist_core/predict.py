@@ -219,9 +219,9 @@ def largest_weight(grid: WindowGrid, blending: Blending) -> float:
     largest = 1.0
     for starts, n in zip(grid.starts, grid.patch_size, strict=True):
         weight = window_weight((1, 1, n), blending).flatten()
-        total = torch.zeros(starts[-1] + n)
+        total = torch.zeros(starts[-1] - starts[0] + n)
         for start in starts:
-            total[start : start + n] += weight
+            total[start - starts[0] :][:n] += weight
         largest *= float(total.max())
     return largest
 

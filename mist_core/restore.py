@@ -38,12 +38,14 @@ def restore(
     kept = origin.original.cropped(origin.box)
     indices = np.zeros(origin.original.shape, smallest_uint(len(labels)))
     if order == "labels" or same_grid(origin.training, kept):
-        decided = np.zeros(origin.training.shape, indices.dtype)
+        here = same_grid(origin.training, kept)
+        decided = indices[origin.box] if here else np.zeros(origin.training.shape, indices.dtype)
         for cell in cells:
             if cell.logits is not None:
                 own = cell.logits[(slice(None), *without_halo(cell))]
                 decided[cell.box] = own.argmax(dim=0).cpu().numpy()
-        indices[origin.box] = resample_labels(Volume(decided, origin.training), kept).array
+        if not here:
+            indices[origin.box] = resample_labels(Volume(decided, origin.training), kept).array
     else:
         inside, way = indices[origin.box], Way.between(origin.training, kept)
         for cell, tile in way.tiles(cells):

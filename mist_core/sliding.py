@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mist_core.config import Blending
+from mist_core.device import give_back_freed_memory, passing_zeros
 from mist_core.geometry import Box, Shape
 
 X_AXIS = 2  # of Z, Y, X; arrays are in LPS, so it runs from right to left
 Index = tuple[int, int, int]
 AT_ONCE = 1 << 21  # values: little more memory, and they stay near the processor
+LARGE = 1 << 27  # bytes of logits
 HALO = 1  # voxels that a cell has of those before it: what lies between is interpolated
 
 
@@ -123,9 +125,9 @@ class _Sums:
     ) -> None:
         self.box = box
         size = [s.stop - s.start for s in reach]
-        self.logits = torch.zeros((n_classes, *size), dtype=dtype, device=device)
+        self.logits = passing_zeros((n_classes, *size), dtype, device)
         self.own = self.logits[(slice(None), *within(box, reach))]
-        self.weights = torch.zeros(self.own.shape[1:], device=device)
+        self.weights = passing_zeros(self.own.shape[1:], torch.float32, device)
 
     def add(self, logits: Tensor, weight: Tensor, box: Box) -> None:
         """Add what a window says of its box, and how much that counts."""
@@ -192,7 +194,8 @@ class _Begun:
             for axis, cuts in enumerate(self.grid.cuts):
                 last = logits.narrow(axis + 1, -HALO, HALO)
                 if index[axis] + 1 < len(cuts) and (shown or last.isfinite().any()):
-                    self.planes[_after(index, axis), axis] = last.clone()
+                    plane = passing_zeros(last.shape, last.dtype, last.device)
+                    self.planes[_after(index, axis), axis] = plane.copy_(last)
         return Cell(self.grid.cell(index), self.grid.cell(index, HALO), logits)
 
 
@@ -244,7 +247,10 @@ def cells(
             logits = network(torch.stack(batch).to(device, torch.float32)).detach()
             for number, window in enumerate(shown):
                 begun.add(window, logits[number], weight)
-            del logits
+            large = logits.nbytes > LARGE
+            del batch, logits
+            if large:
+                give_back_freed_memory(device)
         for window in chunk:
             yield from map(begun.finish, grid.finished_by(window))
 

@@ -13,6 +13,7 @@ from mist_core.device import (
     enough_memory,
     half_precision,
     mend_small_convolutions,
+    passing_zeros,
 )
 from mist_core.errors import DataError
 
@@ -63,6 +64,40 @@ print(*(faults() for _ in range(20)))
     first, *_, last = map(int, done.stdout.split())
     assert first > 48_000  # pages of 4 KB
     assert last < 1000
+
+
+def test_passing_zeros_are_zeros_of_that_shape_and_type():
+    found = passing_zeros((2, 3, 4), torch.float16, torch.device("cpu"))
+    assert torch.equal(found, torch.zeros(2, 3, 4, dtype=torch.float16))
+    found += 1
+    assert found.sum() == 24
+    assert passing_zeros((2, 0, 4), torch.float32, torch.device("cpu")).shape == (2, 0, 4)
+
+
+def test_passing_zeros_go_back_to_the_system_where_freed_memory_is_kept():
+    code = """
+import torch
+from mist_core.device import keep_freed_memory, passing_zeros
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+keep_freed_memory()
+before = resident()
+zeros = passing_zeros((100_000_000,), torch.float32, torch.device("cpu"))
+zeros += 1
+held = resident() - before
+part = zeros[:5]
+del zeros
+print(held, resident() - before, part.sum().item())
+del part
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    held, kept, values, left = map(float, done.stdout.split())
+    assert held > 390e6
+    assert kept > 390e6
+    assert values == 5
+    assert left < 50e6
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,8 @@ def test_axes_that_were_not_mirrored_in_training_are_not_in_prediction():
         ((1, 8, 8), (1, 4, 4), 0.75, 16),
         ((8, 8, 6), (4, 4, 4), 0.5, 8),
         ((3, 3, 3), (4, 4, 4), 0.9, 1),  # smaller than a window
+        ((2, 1, 3), (4, 8, 4), 0.9, 1),  # whose windows begin in the padding
+        ((2, 8, 8), (8, 4, 4), 0.5, 4),
     ],
 )
 def test_what_windows_count_together_with_constant_blending(size, patch_size, overlap, expected):

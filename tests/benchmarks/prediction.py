@@ -4,8 +4,8 @@
         --dataset /data/Task04_Hippocampus --mist /envs/mist/bin --nnunet /envs/nnunet/bin
     python tests/benchmarks/prediction.py weights --dataset /data/brats2015 ...  (the same options)
 
-``products``: every product with its own default network, from files to label maps, with mirrored
-copies. How long that takes does not depend on the weights, so each was trained for a few steps.
+``products``: every product with its own default network, from files to label maps, with 8 mirrored
+copies; ours also as it comes, with none. How long that takes does not depend on the weights, so each was trained for a few steps.
 ``weights``: windows of 128 x 128 x 128 without mirrored copies. nnU-Net has the weights of our
 plain U-Net, MIST its own. How alike our label maps are to those of a float32 path that holds all
 logits at once is told, too. Variants take turns in every round. Linux only.
@@ -65,9 +65,14 @@ def main() -> None:
 
 
 def products(bench: Bench, args: argparse.Namespace, ids: Sequence[str]) -> None:
-    """Each with its default network, and mirrored along all axes."""
+    """Each with its default network, and mirrored along all axes; ours also as it comes."""
     run = new(bench.home / "products")
-    variants = {"ours": predict_ours(bench, ids, model_of_ours(bench, run, {}, None), "flips")}
+    as_ever = model_of_ours(bench, new(run / "ours"), {}, None)
+    mirrored = model_of_ours(bench, new(run / "mirrored"), {"mirror_axes": "xyz"}, None)
+    variants = {
+        "ours, 8 copies": predict_ours(bench, ids, mirrored, "flips"),
+        "ours, as it comes": predict_ours(bench, ids, as_ever, "none"),
+    }
     if bench.nnunet:
         of_nnunet(bench, bench.nnunet, run / "nnunet", *few_steps(run / "nnunet"))
         variants["nnU-Net"] = predict_nnunet(bench, bench.nnunet, ids, run / "nnunet")
