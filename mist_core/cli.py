@@ -260,7 +260,7 @@ def do_cases(
     to_do = [case for case in cases if case not in ended]
     with alone(manifest) if manifest else nullcontext():
         for case in ended.keys() & set(cases):
-            _remove(work, output, case)
+            _remove(output, case)
         if workers == 1 and (work.prepare or work.finish):
             states = _overlapped(work, output, to_do)
         else:
@@ -455,13 +455,13 @@ def _tried(
         log.exception("case %s", case)
         return error
     log.info("case %s: %s", case, reason)
-    _remove(work, output, case)
+    _remove(output, case)
     return {"error": reason}
 
 
-def _remove(work: CaseWork, output: Path, case: str) -> None:
+def _remove(output: Path, case: str) -> None:
     """Remove what was made of a case before: it is not what would be made of it now."""
-    for name in {*work.outputs(case), *_recorded(output, case)}:
+    for name in _recorded(output, case):  # no other files: somebody else may have made them
         (output / name).unlink(missing_ok=True)
     record_of(output, case).unlink(missing_ok=True)
 
@@ -503,10 +503,8 @@ def _do(work: CaseWork, output: Path, case: str) -> Generator[None, None, dict[s
         return found
     yield
     names, record, folder = state["files"], record_of(output, case), _folder(output, case)
-    for name in set(_recorded(output, case)) - set(names):  # no longer asked for
-        (output / name).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    record.unlink(missing_ok=True)
+    _remove(output, case)
     prepared = [work.prepare(case)] if work.prepare else []
     yield
     try:
@@ -536,9 +534,7 @@ def record_of(output: Path, case: str) -> Path:
 def forget_cases(output: Path, cases: Iterable[str]) -> None:
     """Remove what was made of these cases."""
     for case in cases:
-        for name in _recorded(output, case):
-            (output / name).unlink(missing_ok=True)
-        record_of(output, case).unlink(missing_ok=True)
+        _remove(output, case)
 
 
 def content_of(output: Path, case: str, names: Sequence[str]) -> str:

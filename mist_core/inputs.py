@@ -43,13 +43,14 @@ def cases_of_table(table: Path, plan: Plan) -> dict[str, NewCase]:
     columns = ["id", *_required(plan)]
     missing = [name for name in columns if not rows or name not in rows[0]]
     if missing:
-        found = ", ".join(rows[0]) if rows else "no rows"
+        found = ", ".join(filter(None, rows[0])) if rows else "no rows"
         raise DataError(
             f"{table}: expected columns {', '.join(columns)}, found {found}. "
             f"Add {', '.join(missing)}."
         )
-    _check_ids([row["id"] for row in rows], str(table))
-    return {row["id"]: _of_row(row, plan, table) for row in rows}
+    ids = [(row["id"] or "").strip() for row in rows]
+    _check_ids(ids, str(table))
+    return {case: _of_row(row, plan, table) for case, row in zip(ids, rows, strict=True)}
 
 
 def _required(plan: Plan) -> list[str]:
@@ -66,7 +67,7 @@ def _of_row(row: Mapping[str, str], plan: Plan, table: Path) -> NewCase:
             problem=f"{table}: expected a file for channel {' and '.join(empty)}, found an empty "
             "cell. Name the file, or take the case out."
         )
-    return NewCase(tuple(Path(row[channel]) if cell else None for channel, cell in cells.items()))
+    return NewCase(tuple(Path(cell) if cell else None for cell in cells.values()))
 
 
 def case_of_files(case_id: str, files: Sequence[str], plan: Plan) -> dict[str, NewCase]:
@@ -113,9 +114,10 @@ def cases_in_folder(
         )
     if patients:
         return _of_patients(folder, {path.name for path in entries}, plan, config)
-    return _side_by_side(
-        folder, [p for p in entries if not p.name.lower().endswith(SIDECARS)], plan
-    )
+    others = [p.name for p in entries if p not in files and not p.name.lower().endswith(SIDECARS)]
+    if others:
+        log.info("%s: not taken for images: %s", folder, ", ".join(others))
+    return _side_by_side(folder, files, plan)
 
 
 def _is_of_predictions(path: Path, output: Path | None) -> bool:
@@ -156,7 +158,8 @@ def _side_by_side(folder: Path, files: Sequence[Path], plan: Plan) -> dict[str, 
     found: dict[str, dict[int, Path]] = {}
     problems = []
     for path in files:
-        stem = Path(path.name.removesuffix(".gz")).stem
+        ending = next(e for e in sorted(ENDINGS, key=len)[::-1] if path.name.lower().endswith(e))
+        stem = path.name[: -len(ending)]
         numbered = NUMBERED.fullmatch(stem)
         case_id = numbered["case"] if numbered else stem
         number = int(numbered["channel"]) if numbered else 0

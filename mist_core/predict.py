@@ -66,6 +66,8 @@ def load_model(
     for path in [Path(paths)] if isinstance(paths, Path | str) else map(Path, paths):
         read = read_onnx_models if onnx_files(path) else read_models
         found |= {f"{path}: {name}": model for name, model in read(path, folds).items()}
+    if not found:
+        raise ValueError("expected the path of a model, found none")
     refuse_other_plans(found)
     if not own_code:
         refuse_own_code(found)
@@ -104,7 +106,8 @@ def predict_array(
     ``models`` are those of ``load_model``, which are averaged.
     ``spacing_mm`` is per array axis. Axes run to the head, to the back and to the left, as those of
     files that are read with SimpleITK do unless their headers say otherwise. No files are needed.
-    By default windows are not mirrored. Raises ValueError for another shape.
+    By default windows are not mirrored. Raises ValueError for another shape, and
+    for values that are not finite.
     """
     plan = models[0].plan
     channels = np.asarray(image)[None] if np.ndim(image) == 3 else np.asarray(image)
@@ -113,6 +116,8 @@ def predict_array(
             f"expected an image of {len(plan.dataset_info.images)} channels (C, Z, Y, X), found "
             f"shape {np.shape(image)}"
         )
+    if not np.isfinite(channels).all():
+        raise ValueError("expected an image of finite values, found NaN or infinity")
     check_spacing(spacing_mm, 3)
     z, y, x = map(float, spacing_mm)
     place = Geometry(channels.shape[1:], (z, y, x), (0.0, 0.0, 0.0), np.eye(3)[:, ::-1])
@@ -137,7 +142,9 @@ class Predicted:
     probabilities: NDArray[np.float32] | None = None  # (K, Z, Y, X), where they were asked for
 
 
-@enough_memory("Show fewer windows at once (window_batch), or use a machine with more.")
+@enough_memory(
+    "Show fewer windows at once (window_batch), predict on the CPU, or use a machine with more."
+)
 @torch.inference_mode()
 def predict_preprocessed(
     models: Sequence[TrainedModel],
@@ -152,7 +159,8 @@ def predict_preprocessed(
     """
     if probabilities and settings.restore == "labels":
         raise ValueError("expected restore=probabilities where these are asked for, found labels")
-    device = models[0].device
+    # Models of ONNX files are on the CPU, but take windows from anywhere.
+    device = next((model.device for model in models if model.device != CPU), CPU)
     tune(device)
     amp = models[0].train.amp
     # Float16 is for GPUs: on a CPU it takes many times as long.

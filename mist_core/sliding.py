@@ -8,6 +8,8 @@ about as many planes of the image, times its classes, as half a window is deep, 
 of windows.
 """
 
+import logging
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +26,11 @@ from mist_core.config import Blending
 from mist_core.device import give_back_freed_memory, passing_zeros
 from mist_core.geometry import Box, Shape
 
+log = logging.getLogger(__name__)
 X_AXIS = 2  # of Z, Y, X; arrays are in LPS, so it runs from right to left
 Index = tuple[int, int, int]
 AT_ONCE = 1 << 21  # values: little more memory, and they stay near the processor
+MINUTE = 60.0  # seconds
 LARGE = 1 << 27  # bytes of logits
 HALO = 1  # voxels that a cell has of those before it: what lies between is interpolated
 
@@ -213,6 +217,22 @@ def parts(n: int, size: int, at_once: int = AT_ONCE) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, n, step))
 
 
+class _Clock:
+    """Tells every minute how far the windows of an image are."""
+
+    def __init__(self, windows: int) -> None:
+        self.windows = windows
+        self.started = self.told = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        """Say it if the last word is a minute old."""
+        now = time.monotonic()
+        if now - self.told >= MINUTE:
+            left = (now - self.started) / done * (self.windows - done)
+            log.info("window %d of %d, %.1f minutes left", done, self.windows, left / MINUTE)
+            self.told = now
+
+
 def cells(
     network: Callable[[Tensor], Tensor],
     image: NDArray[Any],
@@ -229,17 +249,20 @@ def cells(
     ``network`` gives logits (B, K, Z, Y, X) of windows (B, C, Z, Y, X); they are added up and
     handed out as ``dtype``. Gaussian blending counts the middle of a window most, since a network
     knows less at the border of its patch. With ``skip_empty`` windows in which every channel has
-    one value are not shown, unless all are like that.
+    one value, which it has at a corner of the image, too, are not shown, unless all are like that.
+    The log says every minute how many windows are left.
     """
     weight = window_weight(grid.patch_size, blending).to(device)
     order = grid.windows()
-    empty = (
-        {w for w in order if is_constant(window_of(image, grid.box(w)))} if skip_empty else set()
-    )
+    empty = set()
+    if skip_empty:
+        empty = {w for w in order if is_empty(window_of(image, grid.box(w)), image)}
     if len(empty) == len(order):
         empty = set()
     begun = _Begun(grid, dtype, device)
+    clock = _Clock(len(order))
     for first in range(0, len(order), batch_size):
+        clock.tell(first)
         chunk = order[first : first + batch_size]
         shown = [window for window in chunk if window not in empty]
         if shown:
@@ -336,9 +359,18 @@ def window_of(image: NDArray[Any], box: Box) -> NDArray[np.float32]:
     return np.pad(part, [(0, 0), *margins]) if any(map(any, margins)) else part
 
 
-def is_constant(window: NDArray[Any]) -> bool:
-    """Whether each channel of a window (C, Z, Y, X) has one value."""
-    return all(channel.flat[0] == channel.flat[-1] and np.ptp(channel) == 0 for channel in window)
+def is_empty(window: NDArray[Any], image: NDArray[Any]) -> bool:
+    """Whether each channel of a window (C, Z, Y, X) has one value, that of a corner of the image.
+
+    Within a body there may be one value, too, as in a CT that was clipped.
+    """
+    z, y, x = (max(n - 1, 1) for n in image.shape[1:])
+    return all(
+        channel.flat[0] == channel.flat[-1]
+        and np.ptp(channel) == 0
+        and np.any(corners == channel.flat[0])
+        for channel, corners in zip(window, image[:, ::z, ::y, ::x], strict=True)
+    )
 
 
 def window_weight(patch_size: Shape, blending: Blending) -> Tensor:

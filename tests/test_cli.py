@@ -242,6 +242,16 @@ def test_what_a_case_left_is_removed_when_it_failed_before(stage):
     assert stage.made() == outputs_of("b")
 
 
+def test_a_bad_case_leaves_the_files_of_others_alone(stage):
+    path = stage.folder / "out/a.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("by hand")
+    stage.bad = {"a"}
+    with pytest.raises(DataError):
+        stage.run("a")
+    assert path.read_text() == "by hand"
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_bad_case_is_named_and_the_others_are_done(stage, workers):
     stage.bad = {"a", "c"}
@@ -652,9 +662,12 @@ def test_a_run_that_is_interrupted_leaves_the_log_as_it_was(overlapping, caplog)
 
 def test_a_case_that_cannot_be_tidied_up_ends_the_job_and_does_not_hang(tmp_path):
     def prepare(case):
+        (tmp_path / "out/a.txt").mkdir(parents=True)  # which cannot be removed as a file is
+        record = tmp_path / "out/.done/a.json"
+        record.parent.mkdir()
+        record.write_text(json.dumps({"key": "old", "files": ["a.txt"]}))
         raise DataError("unreadable")
 
-    (tmp_path / "out/a.txt").mkdir(parents=True)  # which cannot be removed as a file is
     work = cli.CaseWork(
         lambda case: [f"{case}.txt"], lambda case: "key", lambda *_: None, prepare=prepare
     )

@@ -204,3 +204,22 @@ def test_the_number_of_an_optional_channel_may_be_missing(tmp_path):
     assert found["x"] == ["x_0000.nii.gz", None]
     assert found["y"] == ["y_0000.nii.gz", "y_0001.nii.gz"]
     assert "found no z_0000 (t1)" in found["z"]
+
+
+def test_blanks_around_cells_do_not_count(tmp_path):
+    (tmp_path / "p.csv").write_text("id, t1\n 001, a.nii.gz \n".replace(", t1", ",t1"))
+    assert named(cases_of_table(tmp_path / "p.csv", plan_for("t1"))) == {"001": ["a.nii.gz"]}
+
+
+def test_a_row_with_a_cell_too_many_is_told_in_words(tmp_path):
+    (tmp_path / "p.csv").write_text("id,x\n1,2,3\n")
+    with pytest.raises(DataError, match="expected columns id, t1, found id, x"):
+        cases_of_table(tmp_path / "p.csv", plan_for("t1"))
+
+
+def test_files_that_are_no_images_are_no_cases_and_endings_may_be_in_capitals(tmp_path, caplog):
+    files(tmp_path, "01.nii.gz", "02.NII.GZ", "Thumbs.db", "README", "notes.txt")
+    with caplog.at_level("INFO"):
+        found = in_folder(tmp_path, plan_for("t1"))
+    assert sorted(found) == ["01", "02"]
+    assert f"{tmp_path}: not taken for images: README, Thumbs.db" in caplog.messages

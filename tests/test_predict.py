@@ -23,6 +23,7 @@ from mist_core.predict import (
     TrainedModel,
     largest_weight,
     load_model,
+    predict_array,
     predict_case,
     predict_cells,
     type_of_sums,
@@ -190,6 +191,27 @@ def test_axes_that_were_not_mirrored_in_training_are_not_in_prediction():
 )
 def test_what_windows_count_together_with_constant_blending(size, patch_size, overlap, expected):
     assert largest_weight(WindowGrid.over(size, patch_size, overlap), "constant") == expected
+
+
+def test_an_image_far_smaller_than_a_window_is_predicted():
+    """By a network that says what a voxel is."""
+    image = np.linspace(-1, 1, 2 * 3 * 1).reshape(2, 3, 1)
+    found = predict_array([model_of(Shift())], image, (1.0, 1.0, 1.0))
+    assert found.shape == (2, 3, 1)
+    assert found.ravel().tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value):
+    image = np.zeros((4, 4, 4))
+    image[1, 2, 3] = value
+    with pytest.raises(ValueError, match="expected an image of finite values"):
+        predict_array([model_of(Shift())], image, (1.0, 1.0, 1.0))
+
+
+def test_no_model_is_said_in_words():
+    with pytest.raises(ValueError, match="expected the path of a model, found none"):
+        load_model([])
 
 
 def test_what_windows_count_together_with_gaussian_blending():

@@ -211,9 +211,33 @@ def test_no_prediction_takes_the_place_of_an_image(models, tmp_path):
     before = times(tmp_path)
     files = [f"{name}={tmp_path}/{name}.nii.gz" for name in CHANNELS]
     said = predict(models, tmp_path, "--image", *files, "--id", "t2", code=1)
-    assert "t2.nii.gz: expected a place for the prediction of case t2, found its image." in said
+    assert "t2.nii.gz: expected a place for the prediction of case t2, found an image." in said
     assert {path.name for path in tmp_path.iterdir()} == {"t1.nii.gz", "t2.nii.gz"}
     assert times(tmp_path) == before
+
+
+def test_no_prediction_takes_the_place_of_the_image_of_another_case(models, tmp_path):
+    for name in "ab":
+        write_volume(tmp_path / f"{name}.nii.gz", image_of(1))
+    a, b = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    (tmp_path / "p.csv").write_text(f"id,t1,t2\na,{b},{b}\nb,{a},{a}\n")
+    before = times(tmp_path)
+    said = predict(models, tmp_path, "--paths-csv", tmp_path / "p.csv", code=1)
+    for name in "ab":
+        assert f"{name}.nii.gz: expected a place for the prediction of case {name}, found" in said
+    assert times(tmp_path) == before
+
+
+def test_files_that_are_no_predictions_are_replaced_only_when_asked(models, images, tmp_path):
+    out = tmp_path / "labelsTr"
+    out.mkdir()
+    (out / "001.nii.gz").write_text("by hand")
+    paths = table(tmp_path / "p.csv", images, ["001"])
+    said = predict(models, out, "--paths-csv", paths, code=1)
+    assert "found a file. Choose another folder, or say --overwrite." in said
+    assert (out / "001.nii.gz").read_text() == "by hand"
+    predict(models, out, "--paths-csv", paths, "--overwrite")
+    read_labels(out / "001.nii.gz")
 
 
 def test_one_case_is_named_by_its_files(models, images, whole, tmp_path):

@@ -15,7 +15,7 @@ from mist_core.sliding import (
     cells,
     flipped_mean,
     gaussian_weight,
-    is_constant,
+    is_empty,
     sliding_window,
     window_of,
     without_halo,
@@ -371,12 +371,37 @@ def test_a_window_beyond_the_image_shows_zeros_there():
     assert found.tolist() == [[[[0] * 6, [0, 1, 2, 3, 0, 0]]]]
 
 
-def test_a_window_with_one_value_in_each_channel_is_constant():
+def test_a_window_with_the_value_of_a_corner_in_each_channel_is_empty():
+    image = np.zeros((2, 4, 4, 4))
+    image[1] = 5
+    image[:, 1, 1, 1] = 9
     window = np.zeros((2, 2, 2, 2))
     window[1] = 5
-    assert is_constant(window)
+    assert is_empty(window, image)
     window[1, 1, 0, 1] = 6
-    assert not is_constant(window)
+    assert not is_empty(window, image)
+    window[1] = 9  # one value, but that of something within
+    assert not is_empty(window, image)
+    assert is_empty(np.ones((1, 2, 2, 2)), np.ones((1, 1, 1, 1)))
+
+
+def test_what_has_one_value_within_an_image_is_shown():
+    """Here a voxel is said to be what it is; the structure fills some windows."""
+    image = picture((4, 4, 40)).numpy()
+    image[..., 10:30] = 100
+    grid = WindowGrid.over((4, 4, 40), (4, 4, 8), 0.5)
+    for cell in cells(lambda b: b, image, grid, device=CPU, skip_empty=True):
+        torch.testing.assert_close(cell.logits, torch.from_numpy(image[(slice(None), *cell.reach)]))
+
+
+def test_the_time_left_is_told_every_minute(monkeypatch, caplog):
+    """Here every look at the clock takes 25 s: told at the third, after 75 s for 2 of 9 windows."""
+    seconds = iter(range(0, 10_000, 25))
+    monkeypatch.setattr("mist_core.sliding.time.monotonic", lambda: next(seconds))
+    grid = WindowGrid.over((4, 4, 40), (4, 4, 8), 0.5)
+    with caplog.at_level("INFO"):
+        list(cells(lambda b: b, picture((4, 4, 40)).numpy(), grid, device=CPU))
+    assert caplog.messages[0] == "window 2 of 9, 4.4 minutes left"
 
 
 def test_sums_in_half_precision_are_close_to_those_in_full():

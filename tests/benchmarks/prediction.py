@@ -5,7 +5,8 @@
     python tests/benchmarks/prediction.py weights --dataset /data/brats2015 ...  (the same options)
 
 ``products``: every product with its own default network, from files to label maps, with 8 mirrored
-copies; ours also as it comes, with none. How long that takes does not depend on the weights, so each was trained for a few steps.
+copies; ours also as it comes, with none. How long that takes does not depend on the weights, so
+each was trained for a few steps.
 ``weights``: windows of 128 x 128 x 128 without mirrored copies. nnU-Net has the weights of our
 plain U-Net, MIST its own. How alike our label maps are to those of a float32 path that holds all
 logits at once is told, too. Variants take turns in every round. Linux only.

@@ -26,8 +26,8 @@ def main() -> None:
     models = cache(lambda: load(args.models_dir, args.folds, args.own_code))
     plan = read_plan(args.config) if args.config else models()[0].plan
     cases = find_cases(args, plan)
-    refuse_to_overwrite(cases, args.output)
-    on_gpu = bool(gpu_pool(os.environ))
+    refuse_to_overwrite(cases, args.output, args.overwrite)
+    on_gpu = uses_gpu()
     settings = Predict(
         overlap=args.overlap,
         flips=on_gpu if args.tta is None else args.tta == "flips",
@@ -140,17 +140,30 @@ def find_cases(args: argparse.Namespace, plan: Plan) -> dict[str, NewCase]:
     return cases
 
 
-def refuse_to_overwrite(cases: Mapping[str, NewCase], output: Path) -> None:
-    """Raise DataError where a prediction would take the place of an image."""
+def refuse_to_overwrite(cases: Mapping[str, NewCase], output: Path, overwrite: bool) -> None:
+    """Raise DataError where a prediction would take the place of an image, or of a file in a folder
+    in which nothing was predicted yet.
+    """
+    images = {path.resolve() for case in cases.values() for path in case.images if path}
+    of_others = not overwrite and not cli.record_of(output, "").parent.exists()
     problems = []
-    for case_id, case in cases.items():
+    for case_id in cases:
         made = output / f"{case_id}.nii.gz"
-        if any(made.resolve() == image.resolve() for image in case.images if image):
-            problems.append(
-                f"{made}: expected a place for the prediction of case {case_id}, found its image. "
-                "Choose another folder, or id."
-            )
+        words = f"{made}: expected a place for the prediction of case {case_id}, found"
+        if made.resolve() in images:
+            problems.append(f"{words} an image. Choose another folder, or id.")
+        elif of_others and made.exists():
+            problems.append(f"{words} a file. Choose another folder, or say --overwrite.")
     raise_all(problems, "--output")
+
+
+def uses_gpu() -> bool:
+    """Whether models are to run on a GPU."""
+    if not gpu_pool(os.environ):
+        return False
+    import torch
+
+    return bool(torch.backends.cuda.is_built())  # without taking one
 
 
 def run_on_cpu(models: Path) -> bool:
