@@ -191,6 +191,8 @@ def predict_cells(
     z, y, x = image.shape[1:]
     grid = WindowGrid.over((z, y, x), plan.patch_size, settings.overlap)
     network = partial(mean_logits, models, settings.flips, half)
+    n_classes = len(plan.dataset_info.labels)
+    dtype = type_of_sums(grid, n_classes, settings.blending)
     for cell in sliding.cells(
         network,
         image,
@@ -198,8 +200,9 @@ def predict_cells(
         device=device,
         batch_size=min(settings.window_batch, windows_at_once(plan)),
         blending=settings.blending,
-        dtype=type_of_sums(grid, len(plan.dataset_info.labels), settings.blending),
+        dtype=dtype,
         skip_empty=True,
+        sums_on=device_of_sums(n_classes * grid.begun() * dtype.itemsize, device),
     ):
         if cell.logits is not None:
             cell.logits[0].masked_fill_(cell.logits[0] == -torch.inf, 0)
@@ -218,6 +221,15 @@ def type_of_sums(grid: WindowGrid, n_classes: int, blending: Blending) -> torch.
     fits = largest_weight(grid, blending) * LARGEST_LOGIT < torch.finfo(torch.float16).max
     too_much = n_classes * grid.begun() * 4 > LARGEST_SUMS
     return torch.float16 if too_much and fits else torch.float32
+
+
+def device_of_sums(size: int, device: torch.device) -> torch.device:
+    """The device of the network, or the CPU where so many bytes are over half of what a GPU has
+    left.
+    """
+    if device.type == "cpu" or size <= torch.cuda.mem_get_info(device)[0] // 2:
+        return device
+    return CPU
 
 
 def largest_weight(grid: WindowGrid, blending: Blending) -> float:

@@ -243,6 +243,7 @@ def cells(
     blending: Blending = "gaussian",
     dtype: torch.dtype = torch.float32,
     skip_empty: bool = False,
+    sums_on: torch.device | None = None,
 ) -> Iterator[Cell]:
     """The cells of an image (C, Z, Y, X), each as soon as all windows that touch it were shown.
 
@@ -250,16 +251,18 @@ def cells(
     handed out as ``dtype``. Gaussian blending counts the middle of a window most, since a network
     knows less at the border of its patch. With ``skip_empty`` windows in which every channel has
     one value, which it has at a corner of the image, too, are not shown, unless all are like that.
-    The log says every minute how many windows are left.
+    The log says every minute how many windows are left. Sums and cells are on another device than
+    the network where ``sums_on`` names one.
     """
-    weight = window_weight(grid.patch_size, blending).to(device)
+    sums_on = sums_on or device
+    weight = window_weight(grid.patch_size, blending).to(sums_on)
     order = grid.windows()
     empty = set()
     if skip_empty:
         empty = {w for w in order if is_empty(window_of(image, grid.box(w)), image)}
     if len(empty) == len(order):
         empty = set()
-    begun = _Begun(grid, dtype, device)
+    begun = _Begun(grid, dtype, sums_on)
     clock = _Clock(len(order))
     for first in range(0, len(order), batch_size):
         clock.tell(first)
@@ -269,7 +272,7 @@ def cells(
             batch = [torch.from_numpy(window_of(image, grid.box(window))) for window in shown]
             logits = network(torch.stack(batch).to(device, torch.float32)).detach()
             for number, window in enumerate(shown):
-                begun.add(window, logits[number], weight)
+                begun.add(window, logits[number].to(sums_on), weight)
             large = logits.nbytes > LARGE
             del batch, logits
             if large:

@@ -21,6 +21,7 @@ from mist_core.models import for_plan
 from mist_core.plan import parse_plan
 from mist_core.predict import (
     TrainedModel,
+    device_of_sums,
     largest_weight,
     load_model,
     predict_array,
@@ -221,6 +222,14 @@ def test_what_windows_count_together_with_gaussian_blending():
     assert largest_weight(grid_of_two, "gaussian") == pytest.approx(1 + a)
     grid_of_eight = WindowGrid.over((4, 4, 4), (3, 3, 3), 0.5)
     assert largest_weight(grid_of_eight, "gaussian") == pytest.approx((1 + a) ** 3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_sums_too_large_for_a_gpu_are_kept_by_the_computer():
+    gpu = torch.device("cuda")
+    free, _ = torch.cuda.mem_get_info(gpu)
+    assert device_of_sums(free // 4, gpu) == gpu
+    assert device_of_sums(free, gpu) == CPU
 
 
 def test_sums_are_in_half_precision_only_where_memory_is_short_and_none_can_be_infinite():

@@ -404,6 +404,19 @@ def test_the_time_left_is_told_every_minute(monkeypatch, caplog):
     assert caplog.messages[0] == "window 2 of 9, 4.4 minutes left"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_sums_may_be_on_another_device_than_the_network():
+    gpu = torch.device("cuda")
+    image, grid = picture((12, 12, 12)).numpy(), WindowGrid.over((12, 12, 12), (6, 6, 6), 0.5)
+    there, here = (
+        list(cells(lambda b: Near()(b)[0], image, grid, device=gpu, sums_on=device))
+        for device in (gpu, CPU)
+    )
+    for a, b in zip(there, here, strict=True):
+        assert (a.logits.device.type, b.logits.device.type) == ("cuda", "cpu")
+        torch.testing.assert_close(a.logits.cpu(), b.logits)
+
+
 def test_sums_in_half_precision_are_close_to_those_in_full():
     image, grid = picture((12, 12, 12)), WindowGrid.over((12, 12, 12), (6, 6, 6), 0.5)
     sums = [
