@@ -3,7 +3,7 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -16,7 +16,7 @@ LONGEST_WAIT = 0.05  # share of the time without a word
 
 
 class Records:
-    """The records of a run, whose earlier epochs are in ``history``."""
+    """The records of a run, whose earlier epochs are in ``history``; to be used in a ``with``."""
 
     def __init__(self, logs: Path, history: list[dict[str, Any]], settings: Train) -> None:
         self.logs, self.history, self.settings = logs, history, settings
@@ -57,8 +57,12 @@ class Records:
         ]
         return "  ".join(words)
 
-    def close(self) -> None:
-        """Write what is still in memory."""
+    def __enter__(self) -> Self:
+        """Nothing is left to open."""
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Write what is still in memory, and end the thread that writes, also of a failed run."""
         self.board.close()
 
 

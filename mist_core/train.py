@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,74 +157,72 @@ def train(  # noqa: PLR0912, PLR0915 (to be read from top to bottom)
         sheet = contact_sheet(cases, plan, settings, fold)
         write_png(paths.logs / "patches.png", sheet)
         records.show("patches", sheet, 0)
-    loader = pieces_of(draws, state.step, all_steps, device)
     pending: list[Tensor] = []  # losses and norms of gradients that are still on the device
     done = share_done(state, all_steps, settings)
     pace = Pace(done, time.perf_counter())
     saved = clock = time.perf_counter()
     learner.model.train()
 
-    while not state.finished:
-        # The gradients of a step, summed up over its batches.
-        epoch = state.step // epoch_steps
-        schedule_epoch = int(done * settings.epochs) if settings.minutes else epoch
-        set_learning_rate(learner.optimizer, learning_rate(done, settings))
-        torch.manual_seed(seed_of(settings.seed, fold, state.step, part.rank))
-        total = torch.zeros((), device=device)
-        for turn in range(settings.accumulate):
-            asked = time.perf_counter()
-            pieces = next(loader)
-            if is_idle(device):
-                state.waiting += time.perf_counter() - asked
-            batch = draws.batch(pieces, state.step * settings.accumulate + turn, device)
-            with part.sharing(learner.model, turn + 1 == settings.accumulate):
-                with torch.autocast(device.type, half, enabled=half is not None):
-                    outputs = learner.model(batch.images)
-                if state.step == 0 and is_own(settings.model):
-                    n_classes = outputs_for(plan, settings)
-                    check_outputs(outputs, batch.images, n_classes, settings.model)
-                loss = loss_of(outputs, batch, schedule_epoch) / settings.accumulate
-                learner.scaler.scale(loss).backward()
-            total += loss.detach()
-        norm = learner.step(settings.gradient_clip)
-        pending.append(torch.stack([total, norm]))
+    patches = pieces_of(draws, state.step, all_steps, device)
+    with records or nullcontext(), closing(patches) as loader:
+        while not state.finished:
+            # The gradients of a step, summed up over its batches.
+            epoch = state.step // epoch_steps
+            schedule_epoch = int(done * settings.epochs) if settings.minutes else epoch
+            set_learning_rate(learner.optimizer, learning_rate(done, settings))
+            torch.manual_seed(seed_of(settings.seed, fold, state.step, part.rank))
+            total = torch.zeros((), device=device)
+            for turn in range(settings.accumulate):
+                asked = time.perf_counter()
+                pieces = next(loader)
+                if is_idle(device):
+                    state.waiting += time.perf_counter() - asked
+                batch = draws.batch(pieces, state.step * settings.accumulate + turn, device)
+                with part.sharing(learner.model, turn + 1 == settings.accumulate):
+                    with torch.autocast(device.type, half, enabled=half is not None):
+                        outputs = learner.model(batch.images)
+                    if state.step == 0 and is_own(settings.model):
+                        n_classes = outputs_for(plan, settings)
+                        check_outputs(outputs, batch.images, n_classes, settings.model)
+                    loss = loss_of(outputs, batch, schedule_epoch) / settings.accumulate
+                    learner.scaler.scale(loss).backward()
+                total += loss.detach()
+            norm = learner.step(settings.gradient_clip)
+            pending.append(torch.stack([total, norm]))
 
-        state.step += 1
-        seconds, clock = time.perf_counter() - clock, time.perf_counter()
-        state.seconds, state.stepping = state.seconds + seconds, state.stepping + seconds
-        done = share_done(state, all_steps, settings)
-        done = part.agreed(done, device) if settings.minutes else done
-        state.finished = done >= 1
-        epoch_ends = state.step % epoch_steps == 0 or state.finished
-        save_now = clock - saved >= 60 * settings.checkpoint_minutes
-        if epoch_ends or save_now or len(pending) == LOSSES_AT_ONCE:
-            fetch_losses(pending, state, draws)
-
-        if epoch_ends:
-            record = epoch_record(state, learner, settings, epoch, schedule_epoch, items)
-            record["loss"] = float(part.mean(torch.tensor(record["loss"], device=device)))
-            if validation.is_due(epoch + 1, state.finished) and not validated_too_long(
-                state, validation, part, device
-            ):
-                record |= validate(state, learner, validation, records, draws, epoch, device)
-                if has_stalled(state, epoch + 1, settings):
-                    log.info("no better validation for %d epochs", epoch + 1 - state.best_epoch)
-                    state.finished = True
-            if records:
-                left = 0.0 if state.finished else pace.seconds_left(done, time.perf_counter())
-                records.add(record, done, left)
-            state.losses, state.stepping, state.waiting = [], 0.0, 0.0
-        if save_now or state.finished:
-            saved = time.perf_counter()
-            if records:
-                save_checkpoint(paths.checkpoint, state, identity, settings, learner)
-        if epoch_ends or save_now:  # what that took is no step's
+            state.step += 1
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            state.seconds += seconds
+            state.seconds, state.stepping = state.seconds + seconds, state.stepping + seconds
+            done = share_done(state, all_steps, settings)
+            done = part.agreed(done, device) if settings.minutes else done
+            state.finished = done >= 1
+            epoch_ends = state.step % epoch_steps == 0 or state.finished
+            save_now = clock - saved >= 60 * settings.checkpoint_minutes
+            if epoch_ends or save_now or len(pending) == LOSSES_AT_ONCE:
+                fetch_losses(pending, state, draws)
 
-    if records:
-        records.close()
-    loader.close()
+            if epoch_ends:
+                record = epoch_record(state, learner, settings, epoch, schedule_epoch, items)
+                record["loss"] = float(part.mean(torch.tensor(record["loss"], device=device)))
+                if validation.is_due(epoch + 1, state.finished) and not validated_too_long(
+                    state, validation, part, device
+                ):
+                    record |= validate(state, learner, validation, records, draws, epoch, device)
+                    if has_stalled(state, epoch + 1, settings):
+                        log.info("no better validation for %d epochs", epoch + 1 - state.best_epoch)
+                        state.finished = True
+                if records:
+                    left = 0.0 if state.finished else pace.seconds_left(done, time.perf_counter())
+                    records.add(record, done, left)
+                state.losses, state.stepping, state.waiting = [], 0.0, 0.0
+            if save_now or state.finished:
+                saved = time.perf_counter()
+                if records:
+                    save_checkpoint(paths.checkpoint, state, identity, settings, learner)
+            if epoch_ends or save_now:  # what that took is no step's
+                seconds, clock = time.perf_counter() - clock, time.perf_counter()
+                state.seconds += seconds
+
     leave()
     return the_model(state, learner, settings, validation, epoch_steps)
 

@@ -3,9 +3,11 @@
 import json
 import re
 import sys
+import threading
 
 import pytest
 from conftest import ROOT
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread as Writer
 from test_train import PLAN, SHORT, case, run
 
 from mist_core.errors import DataError
@@ -147,6 +149,7 @@ def test_a_network_that_does_not_give_what_it_should_is_refused(folder, value):
         DataError, match=f"my_nets:net: expected a tuple of logits.*{OUTPUTS[value]}"
     ):
         run(folder, settings, cases=[case()])
+    assert not [each for each in threading.enumerate() if isinstance(each, Writer)]
 
 
 VALUES = {

@@ -18,9 +18,8 @@ RECORD = {
 
 @pytest.fixture
 def records(tmp_path):
-    made = Records(tmp_path, [], Train(epochs=1000))
-    yield made
-    made.close()
+    with Records(tmp_path, [], Train(epochs=1000)) as made:
+        yield made
 
 
 def test_an_epoch_is_one_line(records):
@@ -32,9 +31,9 @@ def test_an_epoch_is_one_line(records):
 
 
 def test_where_time_ends_a_run_the_line_says_how_far_it_is(tmp_path):
-    made = Records(tmp_path, [], Train(epochs=1000, minutes=20))
-    assert made.line(RECORD, 0.257, 0).startswith("epoch 3/1000 (26 % of the time)  loss")
-    made.close()
+    with Records(tmp_path, [], Train(epochs=1000, minutes=20)) as made:
+        line = made.line(RECORD, 0.257, 0)
+    assert line.startswith("epoch 3/1000 (26 % of the time)  loss")
 
 
 def test_columns_that_come_later_are_empty_before(records, tmp_path):
