@@ -267,6 +267,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     assert {Path(p).stem for p in project.changed(files)} == {"demo_01"}
 
 
+@pytest.mark.slow
 def test_experiments_are_combined_and_the_ensemble_is_scored_as_they_are(project):
     """Other weights make the ensemble again and what follows from it, and nothing else."""
     project.config["postprocess"]["strategies"] = []
@@ -506,6 +507,7 @@ def test_a_killed_run_goes_on_where_it_was(project):
     assert jobs["report"] == 1
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_explained_and_goes_on(project):
     """Killed alone, killed and tried again by the same run, and left behind by a killed run."""
     epochs = 200
@@ -578,6 +580,7 @@ def test_a_wrong_config_and_a_missing_file_are_shown_together_before_any_job(pro
     assert jobs == Counter()
 
 
+@pytest.mark.slow
 def test_an_edited_description_is_noticed(project):
     project.config["experiments"] = {"a": {}}
     assert project.jobs()["train"] == 2
@@ -758,6 +761,7 @@ def assert_on_the_grid_of_the_scanner_with_the_labels_of_the_dataset(project):
         assert set(np.unique(sitk.GetArrayFromImage(prediction))) <= {0, 1, 2, 4}
 
 
+@pytest.mark.slow
 def test_cases_may_lack_an_optional_channel(project):
     """A training and a test case run through without it, and again when its file is there.
 
