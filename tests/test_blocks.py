@@ -57,6 +57,28 @@ def test_half_precision_is_that_of_one_rounding():
     )
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 40, 41, 43), (1, 8, 128, 128, 128)])
+def test_statistics_of_a_large_image_are_as_exact_as_those_of_a_small_one(shape):
+    """Sums of a million voxels in float32, one after the other, lost three digits."""
+    torch.manual_seed(0)
+    norm = InstanceNorm(shape[1], leaky=True)
+    x = (torch.randn(shape) * 2 + 1).contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(
+        norm(x).double(), expected(norm.double(), x.double()), rtol=0, atol=5e-6
+    )
+
+
+def test_gradients_of_a_large_image():
+    torch.manual_seed(0)
+    norm = InstanceNorm(3, leaky=True).double()
+    x = torch.randn(2, 3, 40, 41, 43, dtype=torch.float64, requires_grad=True)
+    wanted, inputs = torch.randn_like(x), (x, norm.weight, norm.bias)
+    found = torch.autograd.grad((norm(x) * wanted).sum(), inputs)
+    torch.testing.assert_close(
+        found, torch.autograd.grad((expected(norm, x) * wanted).sum(), inputs)
+    )
+
+
 @given(st.floats(0.1, 100), st.floats(-50, 50))
 def test_brightness_and_contrast_of_an_item_do_not_matter(scale, shift):
     norm, x = normaliser(leaky=True), images().detach()

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mist_core.geometry import Shape
 
 aten: Any = torch.ops.aten
+ROWS = 16384  # voxels whose features torch may sum up in float32, one after the other
 SLOPE = 0.01  # of the leaky ReLU, and of the Kaiming initialisation that goes with it
 
 
@@ -89,11 +90,20 @@ class _Normalise(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         y = torch.empty_like(x)
         means, scales = weight.new_empty(2, *x.shape[:2])  # of each item and feature
-        for item, (source, result) in enumerate(zip(x.split(1), y.split(1), strict=True)):
-            torch.native_batch_norm(
-                *(source, weight, bias, None, None, True, 0.0, eps),
-                out=(result, means[item], scales[item]),
-            )
+        for source, result, mean, scale in zip(x.split(1), y.split(1), means, scales, strict=True):
+            if x[0, 0].numel() <= ROWS:
+                torch.native_batch_norm(
+                    *(source, weight, bias, None, None, True, 0.0, eps), out=(result, mean, scale)
+                )
+            else:
+                mean_, variance = _statistics(source, weight)
+                mean.copy_(mean_)
+                scale.copy_((variance + eps).rsqrt())
+                unused = mean.new_empty(0)
+                torch.native_batch_norm(
+                    *(source, weight, bias, mean, variance.to(mean), False, 0.0, eps),
+                    out=(result, unused, unused),
+                )
             if slope is not None:
                 F.leaky_relu_(result, slope)
         ctx.save_for_backward(x, None if slope is None else y, weight, means, scales)
@@ -119,6 +129,26 @@ class _Normalise(torch.autograd.Function):
                 **{"out0": of_x[one], "out1": of_weight[item], "out2": of_bias[item]},
             )
         return of_x, of_weight.sum(0), of_bias.sum(0), None, None
+
+
+def _statistics(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (F,) of one item (1, F, Z, Y, X), channels last; float64.
+
+    torch adds up the voxels in float32, one after the other: of two million it loses three digits.
+    So it gets them in parts, which are put together by Chan et al., "Updating Formulae and a
+    Pairwise Algorithm for Computing Sample Variances", 1979.
+    """
+    features = x.shape[1]
+    rows = x.movedim(1, -1).reshape(-1, features)
+    start = weight.new_zeros(2, features)  # the statistics of bfloat16 are float32, too
+    parts = [
+        aten.batch_norm_update_stats(part.T[None, ..., None, None], *start, 0.0)
+        for part in rows.split(ROWS)
+    ]
+    means, variances = (torch.stack(values).double() for values in zip(*parts, strict=True))
+    shares = torch.tensor([len(part) for part in rows.split(ROWS)])[:, None] / len(rows)
+    mean = (shares * means).sum(0)
+    return mean, (shares * (variances + (means - mean) ** 2)).sum(0)
 
 
 class Upsampling(nn.ConvTranspose3d):
