@@ -54,7 +54,7 @@ def test_one_file_and_onnx_files_predict_in_an_empty_folder(results, tmp_path):
     done("package", "--models-dir", models, "--output", package, *words)
     # The ONNX files come from the package, which keeps its licence.
     log = done("package", "--models-dir", package, "--onnx", empty / "onnx")
-    differences = [float(n) for n in re.findall(r"differ from those of torch by (\S+)", log)]
+    differences = [float(n) for n in re.findall(r"are those of torch within (\S+)", log)]
     assert len(differences) == 2
     assert max(differences) < 1e-3
     assert "Free for all" in log

@@ -62,9 +62,7 @@ def main() -> None:
         for name, model in models.items():
             path = args.onnx / f"{name}.onnx"
             difference = write_onnx(path, name, model)
-            log.info(
-                "%s: probabilities differ from those of torch by %.1e at most", path, difference
-            )
+            log.info("%s: probabilities are those of torch within %.1e", path, difference)
 
 
 def read_text(path: Path) -> str:
