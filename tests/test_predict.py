@@ -28,6 +28,7 @@ from mist_core.predict import (
     predict_case,
     predict_cells,
     type_of_sums,
+    windows_at_once,
 )
 from mist_core.preprocess import preprocess, write
 from mist_core.restore import restore
@@ -419,3 +420,18 @@ def test_the_script_does_the_good_cases_and_names_the_bad(preprocessed, model_fi
     names = sorted(path.name for path in (tmp_path / "predictions").glob("[!.]*"))
     assert names == ["a.nii.gz", "c.nii.gz"]
     assert read_labels(tmp_path / "predictions/c.nii.gz").geometry.matches(geometry)
+
+
+@pytest.mark.parametrize(
+    ("device", "edge", "labels", "at_once"),
+    [
+        ("cpu", 128, 2, 1),  # more than a million voxels: one by one
+        ("cpu", 64, 2, 4),
+        ("cpu", 64, 512, 2),  # 2 ** 28 logits make two windows
+        ("cuda", 128, 2, 64),  # as many as hold 2 ** 28 logits
+        ("cuda", 128, 1000, 1),
+    ],
+)
+def test_windows_are_shown_at_once_as_far_as_memory_is_meant_to_go(device, edge, labels, at_once):
+    plan = plan_of(labels=tuple(range(labels)), patch_size=(edge,) * 3)
+    assert windows_at_once(plan, torch.device(device)) == at_once
