@@ -199,7 +199,7 @@ class CaseWork:
     With ``prepare(case)``, compute gets its result as a third argument; with ``finish(case, folder,
     computed)``, that gets what compute returned, and writes. Either runs in a thread while another
     case is computed: the next case is prepared, and the last is finished. No more of them are under
-    way, since they are in memory.
+    way, since they are in memory. With ``anew`` cases that are done are done again.
     """
 
     outputs: Callable[[str], Sequence[str]]
@@ -208,6 +208,7 @@ class CaseWork:
     aside: str | None = None
     prepare: Callable[[str], Any] | None = None
     finish: Callable[[str, Path, Any], None] | None = None
+    anew: bool = False
 
 
 def do_asked(
@@ -332,7 +333,7 @@ def unfinished(work: CaseWork, cases: Sequence[str], output: Path) -> list[str]:
 
     def rests(case: str) -> bool:
         try:
-            return _kept(output, case, _wanted(work, case)) is not None
+            return _kept(output, case, _wanted(work, case), work.anew) is not None
         except DataError:  # a file of it is missing: do_cases will tell
             return True
 
@@ -352,7 +353,7 @@ def _overlapped(work: CaseWork, output: Path, cases: Sequence[str]) -> dict[str,
 
     def finish(case: str) -> None:
         steps[case].end()
-        log.info("%s", clock.line(case))
+        log.info("%s%s", clock.line(case), "" if steps[case].is_done() else ", it failed")
 
     try:
         for number, case in enumerate(to_do):
@@ -482,14 +483,17 @@ def _wanted(work: CaseWork, case: str) -> dict[str, Any]:
     return {"key": work.key(case), "files": list(work.outputs(case))}
 
 
-def _kept(output: Path, case: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a case that is done as wanted, with all its files; None: it is not."""
+def _kept(output: Path, case: str, wanted: dict[str, Any], anew: bool) -> dict[str, Any] | None:
+    """The record of a case that is done as wanted, with all its files, and perhaps more; None: it
+    is not, or is to be done again.
+    """
     record = record_of(output, case)
     there = record.exists() and all((output / name).exists() for name in wanted["files"])
-    if again() or not there:
+    if anew or again() or not there:
         return None
     found: dict[str, Any] = read_json(record)
-    return found if wanted.items() <= found.items() else None
+    as_wanted = found["key"] == wanted["key"] and set(wanted["files"]) <= set(found["files"])
+    return found if as_wanted else None
 
 
 def _do(work: CaseWork, output: Path, case: str) -> Generator[None, None, dict[str, Any]]:
@@ -499,7 +503,7 @@ def _do(work: CaseWork, output: Path, case: str) -> Generator[None, None, dict[s
     computed.
     """
     state = _wanted(work, case)
-    if found := _kept(output, case, state):
+    if found := _kept(output, case, state, work.anew):
         return found
     yield
     names, record, folder = state["files"], record_of(output, case), _folder(output, case)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from mist_core.errors import DataError
 from mist_core.geometry import Geometry
 from mist_core.io import Volume
-from mist_core.labels import to_values
 
 Labels = NDArray[Any]
 Probabilities = NDArray[np.float32]  # (K, Z, Y, X)
@@ -108,16 +107,10 @@ def mean_probabilities(
         all_weights += weight
     assert total is not None
     assert grid is not None
-    total /= all_weights
-    return total.astype(np.float32), grid
-
-
-def strongest(probabilities: Probabilities, labels: Sequence[int]) -> Labels:
-    """The label of the most probable class at every voxel, of the lowest of equal ones.
-
-    ``labels`` has the label value of every class. The type is the smallest that holds them all.
-    """
-    return to_values(probabilities.argmax(axis=0), labels)
+    mean = np.empty(total.shape, np.float32)
+    for k, of_class in enumerate(total):
+        mean[k] = of_class / all_weights
+    return mean, grid
 
 
 def _check_grid(name: str, found: Geometry, expected: Geometry) -> None:

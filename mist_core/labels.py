@@ -66,6 +66,17 @@ def to_values(indices: NDArray[Any], labels: Sequence[int]) -> NDArray[Any]:
     return values
 
 
+def strongest(probabilities: NDArray[np.floating], labels: Sequence[int]) -> NDArray[Any]:
+    """The label value (Z, Y, X) of the most probable of classes (K, Z, Y, X), of the first of equal
+    ones, in the smallest unsigned type that holds all labels.
+    """
+    table = np.asarray(labels, smallest_uint(max(labels)))
+    values = np.empty(probabilities.shape[1:], table.dtype)
+    for plane in range(len(values)):  # indices take 8 bytes each
+        values[plane] = table[probabilities[:, plane].argmax(axis=0)]
+    return values
+
+
 def in_labels(values: NDArray[Any], labels: Sequence[int]) -> NDArray[np.bool_]:
     """Mask of the voxels whose label value is one of ``labels``."""
     table = np.zeros(max(int(values.max(initial=0)), *labels) + 1, bool)

@@ -167,7 +167,7 @@ def chosen(named: Mapping[str, T], folds: Sequence[int] | None, path: Path) -> d
     is not there, and where there is none.
     """
     if not named:
-        raise DataError(f"{path}: expected models fold_<k>.pt, found none. Train first.")
+        raise DataError(f"{path}: expected models fold_<k>.pt or .onnx, found none. Train first.")
     if folds is None:
         return dict(named)
     wanted = [f"fold_{number}" for number in folds]

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from mist_core import sliding
 from mist_core.augment import mirror_axes
 from mist_core.config import Blending, Predict, Train
-from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision, tune
+from mist_core.device import MEMORY_FORMAT, best_device, enough_memory, half_precision
 from mist_core.errors import DataError
 from mist_core.files import read_json
 from mist_core.geometry import Geometry, Origin
 from mist_core.io import Volume, open_array
-from mist_core.labels import smallest_uint, to_values
+from mist_core.labels import strongest
 from mist_core.metrics.surfaces import check_spacing
 from mist_core.modelfile import ModelFile, network_of, read_models, refuse_other_plans
 from mist_core.onnxfile import OnnxModel, onnx_files, read_onnx_models
@@ -107,11 +107,12 @@ def predict_array(
     ``models`` are those of ``load_model``, which are averaged.
     ``spacing_mm`` is per array axis. Axes run to the head, to the back and to the left, as those of
     files that are read with SimpleITK do unless their headers say otherwise. No files are needed.
-    By default windows are not mirrored. Raises ValueError for another shape, and
-    for values that are not finite.
+    By default windows are not mirrored. ``mist_core.device.tune`` makes it faster, by settings of
+    the whole process. Raises ValueError for another shape, and for values that are not finite.
     """
     plan = models[0].plan
     channels = np.asarray(image)[None] if np.ndim(image) == 3 else np.asarray(image)
+    channels = channels.astype(np.uint8) if channels.dtype == bool else channels
     if channels.ndim != 4 or len(channels) != len(plan.dataset_info.images):
         raise ValueError(
             f"expected an image of {len(plan.dataset_info.images)} channels (C, Z, Y, X), found "
@@ -162,17 +163,12 @@ def predict_preprocessed(
         raise ValueError("expected restore=probabilities where these are asked for, found labels")
     # Models of ONNX files are on the CPU, but take windows from anywhere.
     device = next((model.device for model in models if model.device != CPU), CPU)
-    tune(device)
-    amp = models[0].train.amp
-    # Float16 is for GPUs: on a CPU it takes many times as long.
-    half = half_precision("auto" if device.type == "cpu" and amp == "float16" else amp, device)
-    cells = predict_cells(models, image, settings, device, half)
+    cells = predict_cells(models, image, settings, device)
     labels = models[0].plan.dataset_info.labels
     if not probabilities:
         return Predicted(restore(cells, origin, labels, settings.restore))
     found = restore_probabilities(cells, origin, len(labels))
-    indices = found.argmax(axis=0).astype(smallest_uint(len(labels)))
-    return Predicted(Volume(to_values(indices, labels), origin.original), found)
+    return Predicted(Volume(strongest(found, labels), origin.original), found)
 
 
 def predict_cells(
@@ -180,7 +176,6 @@ def predict_cells(
     image: NDArray[np.floating],
     settings: Predict,
     device: torch.device,
-    half: torch.dtype | None,
 ) -> Iterator[Cell]:
     """Mean logits of the labels, of models for an image (C, Z, Y, X), cell by cell (sliding.py).
 
@@ -191,7 +186,7 @@ def predict_cells(
     plan = models[0].plan
     z, y, x = image.shape[1:]
     grid = WindowGrid.over((z, y, x), plan.patch_size, settings.overlap)
-    network = partial(mean_logits, models, settings.flips, half)
+    network = partial(mean_logits, models, settings.flips)
     n_classes = len(plan.dataset_info.labels)
     dtype = type_of_sums(grid, n_classes, settings.blending)
     for cell in sliding.cells(
@@ -236,9 +231,10 @@ def device_of_sums(size: int, device: torch.device) -> torch.device:
     """The device of the network, or the CPU where so many bytes are over half of what a GPU has
     left.
     """
-    if device.type == "cpu" or size <= torch.cuda.mem_get_info(device)[0] // 2:
+    if device.type == "cpu":
         return device
-    return CPU
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch
+    return device if size <= (torch.cuda.mem_get_info(device)[0] + idle) // 2 else CPU
 
 
 def largest_weight(grid: WindowGrid, blending: Blending) -> float:
@@ -255,15 +251,16 @@ def largest_weight(grid: WindowGrid, blending: Blending) -> float:
     return largest
 
 
-def mean_logits(
-    models: Sequence[TrainedModel], flips: bool, half: torch.dtype | None, batch: Tensor
-) -> Tensor:
+def mean_logits(models: Sequence[TrainedModel], flips: bool, batch: Tensor) -> Tensor:
     """Logits (B, K, Z, Y, X) of the labels for windows (B, C, Z, Y, X), averaged over models and
     mirrored copies.
     """
     total: Tensor | None = None
     for model in models:
-        with torch.autocast(batch.device.type, half, enabled=half is not None):
+        amp, device = model.train.amp, batch.device
+        # Float16 is for GPUs: on a CPU it takes many times as long.
+        half = half_precision("auto" if device.type == "cpu" and amp == "float16" else amp, device)
+        with torch.autocast(device.type, half, enabled=half is not None):
             axes = mirror_axes(model.train) if flips else ()
             logits = flipped_mean(model.network, batch, axes, mirrored_outputs(model))
         if model.train.regions:

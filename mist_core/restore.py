@@ -145,6 +145,6 @@ class Way:
         for part in parts(len(maps), best.numel(), AT_ONCE):
             values, index = self.interpolated(maps[part], cell, tile).max(dim=0)
             better = values > best
-            winner[better] = index[better] + part.start
-            best[better] = values[better]
+            winner = torch.where(better, index + part.start, winner)  # a GPU need not wait for it
+            best = torch.where(better, values, best)
         return winner

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mist_core.config import Blending
 from mist_core.device import give_back_freed_memory, passing_zeros
+from mist_core.errors import DataError
 from mist_core.geometry import Box, Shape
 
 log = logging.getLogger(__name__)
@@ -225,9 +226,9 @@ class _Clock:
         self.started = self.told = time.monotonic()
 
     def tell(self, done: int) -> None:
-        """Say it if the last word is a minute old."""
+        """Say it if the last word is a minute old, and some are done."""
         now = time.monotonic()
-        if now - self.told >= MINUTE:
+        if done and now - self.told >= MINUTE:
             left = (now - self.started) / done * (self.windows - done)
             log.info("window %d of %d, %.1f minutes left", done, self.windows, left / MINUTE)
             self.told = now
@@ -252,33 +253,43 @@ def cells(
     knows less at the border of its patch. With ``skip_empty`` windows in which every channel has
     one value, which it has at a corner of the image, too, are not shown, unless all are like that.
     The log says every minute how many windows are left. Sums and cells are on another device than
-    the network where ``sums_on`` names one.
+    the network where ``sums_on`` names one. Raises DataError at the end where logits were NaN or
+    infinite.
     """
     sums_on = sums_on or device
     weight = window_weight(grid.patch_size, blending).to(sums_on)
     order = grid.windows()
     empty = set()
     if skip_empty:
-        empty = {w for w in order if is_empty(window_of(image, grid.box(w)), image)}
+        empty = {w for w in order if is_empty(image, grid.box(w))}
     if len(empty) == len(order):
         empty = set()
     begun = _Begun(grid, dtype, sums_on)
-    clock = _Clock(len(order))
+    clock, done = _Clock(len(order) - len(empty)), 0
+    finite = torch.ones((), dtype=torch.bool, device=sums_on)  # looked at once: a GPU need not wait
     for first in range(0, len(order), batch_size):
-        clock.tell(first)
+        clock.tell(done)
         chunk = order[first : first + batch_size]
         shown = [window for window in chunk if window not in empty]
+        done += len(shown)
         if shown:
             batch = [torch.from_numpy(window_of(image, grid.box(window))) for window in shown]
             logits = network(torch.stack(batch).to(device, torch.float32)).detach()
             for number, window in enumerate(shown):
-                begun.add(window, logits[number].to(sums_on), weight)
+                said = logits[number].to(sums_on)
+                finite &= said.isfinite().all()
+                begun.add(window, said, weight)
             large = logits.nbytes > LARGE
             del batch, logits
             if large:
                 give_back_freed_memory(device)
         for window in chunk:
             yield from map(begun.finish, grid.finished_by(window))
+    if not finite:
+        raise DataError(
+            "expected finite logits of the network, found NaN or infinity. Its weights are damaged,"
+            " or its numbers too large for float16: train with amp auto."
+        )
 
 
 def sliding_window(
@@ -362,17 +373,20 @@ def window_of(image: NDArray[Any], box: Box) -> NDArray[np.float32]:
     return np.pad(part, [(0, 0), *margins]) if any(map(any, margins)) else part
 
 
-def is_empty(window: NDArray[Any], image: NDArray[Any]) -> bool:
-    """Whether each channel of a window (C, Z, Y, X) has one value, that of a corner of the image.
+def is_empty(image: NDArray[Any], box: Box) -> bool:
+    """Whether each channel of a window of an image (C, Z, Y, X) has one value, that of a corner of
+    the image.
 
     Within a body there may be one value, too, as in a CT that was clipped.
     """
+    inside = tuple(slice(max(s.start, 0), s.stop) for s in box)
+    ends = image[(slice(None), *inside)]
+    if any(channel[0, 0, 0] != channel[-1, -1, -1] for channel in ends):  # most are not copied
+        return False
     z, y, x = (max(n - 1, 1) for n in image.shape[1:])
     return all(
-        channel.flat[0] == channel.flat[-1]
-        and np.ptp(channel) == 0
-        and np.any(corners == channel.flat[0])
-        for channel, corners in zip(window, image[:, ::z, ::y, ::x], strict=True)
+        np.ptp(channel) == 0 and np.any(corners == channel.flat[0])
+        for channel, corners in zip(window_of(image, box), image[:, ::z, ::y, ::x], strict=True)
     )
 
 

@@ -542,8 +542,9 @@ def test_each_case_has_a_line_in_order(overlapping, caplog):
     overlapping.bad = {("prepare", "b"): DataError("bad")}
     with pytest.raises(DataError):
         overlapping.run()
-    lines = [m for m in caplog.messages if re.search(r": \d+\.\d s, 00:00:0\d left$", m)]
+    lines = [m for m in caplog.messages if re.search(r": \d+\.\d s, 00:00:0\d left", m)]
     assert [line.split(":")[0] for line in lines] == ["case 1/3 a", "case 2/3 b", "case 3/3 c"]
+    assert [line.endswith("left, it failed") for line in lines] == [False, True, False]
 
 
 def test_long_times_are_told_in_hours(monkeypatch):

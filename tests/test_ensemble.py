@@ -17,10 +17,10 @@ from mist_core.ensemble import (
     majority_vote,
     mean_probabilities,
     staple,
-    strongest,
 )
 from mist_core.errors import DataError
 from mist_core.io import Volume, read_labels, read_probabilities, write_probabilities
+from mist_core.labels import strongest
 
 SHAPE = (2, 2, 3)
 GRID = grid(SHAPE)

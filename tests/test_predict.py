@@ -136,7 +136,7 @@ class Shift(nn.Module):
 
 
 def model_of(network, **train):
-    return TrainedModel(network, plan_of(labels=(0, 1)), Train(**train))
+    return TrainedModel(network, plan_of(labels=(0, 1)), Train(**{"amp": False} | train))
 
 
 def logits_of(models, flips, image=None):
@@ -145,7 +145,7 @@ def logits_of(models, flips, image=None):
     found = torch.full(
         (len(models[0].plan.dataset_info.labels) if models else 0, *image.shape[1:]), torch.nan
     )
-    for cell in predict_cells(models, image.astype(np.float32), settings, CPU, half=None):
+    for cell in predict_cells(models, image.astype(np.float32), settings, CPU):
         found[(slice(None), *cell.box)] = cell.logits[(slice(None), *without_halo(cell))]
     return found
 
@@ -257,7 +257,7 @@ def test_large_logits_are_not_infinite_however_many_windows_show_a_voxel(
     monkeypatch.setattr("mist_core.predict.LARGEST_SUMS", 0)
     models, image = [model_of(Shift(900.0))], np.random.default_rng(0).normal(size=(1, 12, 12, 12))
     settings = Predict(flips=False, overlap=overlap, blending=blending)
-    for cell in predict_cells(models, image.astype(np.float32), settings, CPU, half=None):
+    for cell in predict_cells(models, image.astype(np.float32), settings, CPU):
         expected = 900 + image[0][cell.reach]
         np.testing.assert_allclose(cell.logits[1], expected, rtol=0.01)
 
@@ -435,3 +435,36 @@ def test_the_script_does_the_good_cases_and_names_the_bad(preprocessed, model_fi
 def test_windows_are_shown_at_once_as_far_as_memory_is_meant_to_go(device, edge, labels, at_once):
     plan = plan_of(labels=tuple(range(labels)), patch_size=(edge,) * 3)
     assert windows_at_once(plan, torch.device(device)) == at_once
+
+
+def test_half_precision_changes_labels_only_where_two_are_as_likely():
+    plan = plan_of(labels=(0, 1), patch_size=(16, 16, 16))
+    image = preprocess([ball(grid((24, 24, 24)))], None, plan).image
+    image = image + np.random.default_rng(0).normal(0, 0.1, image.shape).astype(np.float32)
+    network = for_plan(plan, Train(model="nnunet-pocket")).eval()
+    torch.nn.init.normal_(network.heads[0].weight, generator=torch.Generator().manual_seed(0))
+    full, half = (
+        logits_of([TrainedModel(network, plan, Train(amp=amp))], False, image)
+        for amp in (False, True)
+    )
+    assert full.std() > 0.5
+    assert not torch.equal(full, half)
+    error = (half - full).square().mean().sqrt()
+    assert error < 0.03 * full.std()
+    clear = (full[1] - full[0]).abs() > 10 * error
+    assert clear.float().mean() > 0.5
+    assert torch.equal(full.argmax(0)[clear], half.argmax(0)[clear])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_network_that_says_no_number_is_found(value):
+    with pytest.raises(DataError, match="expected finite logits"):
+        logits_of([model_of(Shift(value))], flips=False)
+
+
+def test_a_mask_is_an_image_too(tmp_path):
+    mask = ball(grid((12, 12, 12))).array > 0
+    found = predict_array([model_of(Shift(0.0))], mask, (1, 1, 1))
+    np.testing.assert_array_equal(
+        found, predict_array([model_of(Shift(0.0))], mask.astype(float), (1, 1, 1))
+    )

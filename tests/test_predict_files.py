@@ -292,6 +292,35 @@ def test_what_is_done_is_kept_unless_a_setting_changes(models, images, tmp_path)
     assert len(seen[-1]) == 2
 
 
+def test_what_is_made_again_leaves_nothing_of_what_was_there(models, images, tmp_path):
+    """Neither files that are not asked for now, nor those of a case that fails now."""
+    for case in ("001", "002"):
+        for name in CHANNELS:
+            write_volume(tmp_path / f"in/{case}/{name}.nii.gz", image_of((int(case), 0)))
+    paths, out = table(tmp_path / "p.csv", tmp_path / "in", ["001", "002"]), tmp_path / "out"
+    predict(models, out, "--paths-csv", paths, "--output-probs")
+    predict(models, out, "--paths-csv", paths)
+    assert len(times(out / "probabilities")) == 2  # more was made than is asked for
+    (tmp_path / "in/002/t1.nii.gz").write_bytes(b"damaged")
+    predict(models, out, "--paths-csv", paths, "--overwrite", code=1)
+    assert [path.name for path in sorted(out.rglob("00?.*"))] == [
+        *("001.json", "001.nii.gz", "001.json", "001.png")
+    ]
+    assert [row["flags"] for row in read_rows(out / "predictions.csv")] == ["", "no prediction"]
+
+
+def test_the_same_files_by_other_paths_are_the_same_case(models, images, tmp_path, monkeypatch):
+    paths, out = table(tmp_path / "p.csv", images, ["001"]), tmp_path / "out"
+    predict(models, out, "--paths-csv", paths)
+    (tmp_path / "results").symlink_to(models)
+    monkeypatch.chdir(tmp_path)
+    paths.write_text(paths.read_text().replace(str(images), "images"))
+    (tmp_path / "images").symlink_to(images)
+    assert "1 of 1 cases were done before" in predict(
+        tmp_path / "results", out, "--paths-csv", paths
+    )
+
+
 def test_only_the_folds_that_are_named_predict(models, images, tmp_path):
     paths = table(tmp_path / "p.csv", images, ["001"])
     one = tmp_path / "one"
@@ -379,6 +408,17 @@ def test_the_wrong_config_is_told_once(models, images, tmp_path):
     assert said.count("expected the plan that") == 1
     assert "models was trained with, found another" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_wrong_config_is_told_where_it_makes_files_look_wrong(models, images, tmp_path):
+    fields = plan_with().model_dump(mode="json")
+    fields["dataset_info"] |= {"images": ["ct"], "image_names": {"ct": ["ct"]}}
+    write_json(tmp_path / "config.json", fields)
+    (tmp_path / "models").symlink_to(models / "models")
+    paths = table(tmp_path / "p.csv", images, ["001"])
+    said = predict(tmp_path, tmp_path / "out", "--paths-csv", paths, code=1)
+    assert "models was trained with, found another" in said
+    assert "column" not in said
 
 
 @pytest.mark.parametrize("largest", [255, 256, 65535])

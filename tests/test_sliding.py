@@ -375,14 +375,20 @@ def test_a_window_with_the_value_of_a_corner_in_each_channel_is_empty():
     image = np.zeros((2, 4, 4, 4))
     image[1] = 5
     image[:, 1, 1, 1] = 9
-    window = np.zeros((2, 2, 2, 2))
-    window[1] = 5
-    assert is_empty(window, image)
-    window[1, 1, 0, 1] = 6
-    assert not is_empty(window, image)
-    window[1] = 9  # one value, but that of something within
-    assert not is_empty(window, image)
-    assert is_empty(np.ones((1, 2, 2, 2)), np.ones((1, 1, 1, 1)))
+    first, second = (slice(0, 2),) * 3, (slice(2, 4),) * 3
+    assert is_empty(image, second)
+    assert not is_empty(image, first)  # its corners are alike
+    image[1, 3, 2, 3] = 6
+    assert not is_empty(image, second)
+    assert not is_empty(image, (slice(1, 2),) * 3)  # one value, but that of something within
+    assert is_empty(np.ones((1, 1, 1, 1)), (slice(0, 1),) * 3)
+
+
+def test_a_window_that_reaches_beyond_the_image_is_empty_where_it_shows_nothing_but_zeros():
+    image = np.ones((1, 2, 2, 2))
+    beyond = (slice(-1, 3),) * 3
+    assert not is_empty(image, beyond)
+    assert is_empty(np.zeros((1, 2, 2, 2)), beyond)
 
 
 def test_what_has_one_value_within_an_image_is_shown():

@@ -135,20 +135,27 @@ def _statistics(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (F,) of one item (1, F, Z, Y, X), channels last; float64.
 
     torch adds up the voxels in float32, one after the other: of two million it loses three digits.
-    So it gets them in parts, which are put together by Chan et al., "Updating Formulae and a
-    Pairwise Algorithm for Computing Sample Variances", 1979.
+    So it gets groups of neighbours as one voxel with the features of all, in one call, since each
+    has threads wait for each other. The groups are put together by Chan et al., "Updating Formulae
+    and a Pairwise Algorithm for Computing Sample Variances", 1979.
     """
     features = x.shape[1]
-    rows = x.movedim(1, -1).reshape(-1, features)
-    start = weight.new_zeros(2, features)  # the statistics of bfloat16 are float32, too
-    parts = [
-        aten.batch_norm_update_stats(part.T[None, ..., None, None], *start, 0.0)
-        for part in rows.split(ROWS)
-    ]
-    means, variances = (torch.stack(values).double() for values in zip(*parts, strict=True))
-    shares = torch.tensor([len(part) for part in rows.split(ROWS)])[:, None] / len(rows)
-    mean = (shares * means).sum(0)
-    return mean, (shares * (variances + (means - mean) ** 2)).sum(0)
+    voxels = x.movedim(1, -1).reshape(-1, features)
+    group = -(-len(voxels) // ROWS)
+    rows = len(voxels) // group
+    parts = [voxels[: rows * group].view(rows, group * features), voxels[rows * group :]]
+    means, variances, counts = [], [], []
+    for part in (part for part in parts if len(part)):
+        start = weight.new_zeros(2, part.shape[1])  # the statistics of bfloat16 are float32, too
+        found = aten.batch_norm_update_stats(part.T[None, ..., None, None], *start, 0.0)
+        mean, variance = (values.double().view(-1, features) for values in found)
+        means.append(mean)
+        variances.append(variance)
+        counts += [len(part)] * len(mean)
+    of_groups = torch.cat(means)
+    shares = torch.tensor(counts)[:, None] / len(voxels)
+    mean = (shares * of_groups).sum(0)
+    return mean, (shares * (torch.cat(variances) + (of_groups - mean) ** 2)).sum(0)
 
 
 class Upsampling(nn.ConvTranspose3d):

@@ -129,6 +129,7 @@ def of_probabilities(args: argparse.Namespace) -> cli.CaseWork:
 
     def compute(case: str, folder: Path) -> None:
         from mist_core import ensemble, io
+        from mist_core.labels import strongest
 
         parts = ((str(path), *io.read_probabilities(path)) for path in files_of(args, case))
         mean, geometry = ensemble.mean_probabilities(parts, args.weights)
@@ -137,8 +138,8 @@ def of_probabilities(args: argparse.Namespace) -> cli.CaseWork:
                 f"{files_of(args, case)[0]}: expected {len(labels)} classes as in {args.config}, "
                 f"found {len(mean)}. Name the config.json of the models."
             )
-        strongest = io.Volume(ensemble.strongest(mean, labels), geometry)
-        io.write_volume(folder / f"{case}.nii.gz", strongest)
+        combined = io.Volume(strongest(mean, labels), geometry)
+        io.write_volume(folder / f"{case}.nii.gz", combined)
         if inside:
             io.write_probabilities(folder / f"{inside}{case}.nii.gz", mean, geometry)
 

@@ -26,8 +26,9 @@ def main() -> None:
     @cache
     def loaded() -> Any:
         take_gpus(1, args.jobs_per_gpu)
-        from mist_core import predict
+        from mist_core import device, predict
 
+        device.tune(device.best_device())
         return predict.load_model(args.models, own_code=True)
 
     def compute(case_id: str, folder: Path) -> Any:

@@ -25,7 +25,11 @@ def main() -> None:
     choose_device("cpu" if run_on_cpu(args.models_dir) else args.device)
     models = cache(lambda: load(args.models_dir, args.folds, args.own_code))
     plan = read_plan(args.config) if args.config else models()[0].plan
-    cases = find_cases(args, plan)
+    try:
+        cases = find_cases(args, plan)
+    except DataError:
+        refuse_other_plan(args, plan, models())  # whose channels these files may not be
+        raise
     refuse_to_overwrite(cases, args.output, args.overwrite)
     on_gpu = uses_gpu()
     settings = Predict(
@@ -34,9 +38,6 @@ def main() -> None:
         window_batch=args.window_batch,
     )
     work = work_of(args, plan, cases, models, settings)
-    if args.overwrite:
-        for case in cases:
-            cli.record_of(args.output, case).unlink(missing_ok=True)
     with cli.alone(args.output / TABLE):
         try:
             cli.do_cases(work, list(cases), args.output)
@@ -210,12 +211,7 @@ def work_of(
 
     @cache
     def loaded() -> Any:
-        for model in models():
-            if args.config and not trained_alike(plan, model.plan, model.train.regions):
-                raise DataError(
-                    f"{args.config}: expected the plan that {args.models_dir} was trained with, "
-                    "found another. Name the config.json of these models, or none."
-                )
+        refuse_other_plan(args, plan, models())
         tell_of_flips(models(), args.tta, settings)
         return models()
 
@@ -224,7 +220,8 @@ def work_of(
         return [f"{case}.nii.gz", f"qc/{case}.png", f"qc/{case}.json", *more]
 
     def key(case: str) -> str:
-        return cli.digest(told, obeyed, args.folds, args.models_dir, *cases[case].files())
+        files = [path and path.resolve() for path in cases[case].files()]  # from wherever it runs
+        return cli.digest(told, obeyed, args.folds, args.models_dir.resolve(), *files)
 
     def prepare(case: str) -> Any:
         from mist_core import io, preprocess
@@ -255,8 +252,8 @@ def work_of(
         missing = missing_channels(plan.dataset_info.images, cases[case].images)
         quality.write_quality(folder / "qc", case, first, volume, plan, missing)
 
-    work = cli.CaseWork(outputs, key, compute, prepare=prepare, finish=finish)
-    if args.overwrite or cli.unfinished(work, list(cases), args.output):
+    work = cli.CaseWork(outputs, key, compute, None, prepare, finish, args.overwrite)
+    if cli.unfinished(work, list(cases), args.output):
         loaded()  # what is wrong with the models is wrong for all cases
     return work
 
@@ -264,9 +261,19 @@ def work_of(
 def load(path: Path, folds: Sequence[int] | None, own_code: bool) -> Any:
     """The models, on the device that was chosen."""
     take_gpus()
-    from mist_core import predict
+    from mist_core import device, predict
 
+    device.tune(device.best_device())
     return predict.load_model(path, folds, own_code=own_code)
+
+
+def refuse_other_plan(args: argparse.Namespace, plan: Plan, models: Sequence[Any]) -> None:
+    """Raise DataError where the models were not trained with the plan that was named."""
+    if args.config and not all(trained_alike(plan, m.plan, m.train.regions) for m in models):
+        raise DataError(
+            f"{args.config}: expected the plan that {args.models_dir} was trained with, found "
+            "another. Name the config.json of these models, or none."
+        )
 
 
 def tell_of_flips(models: Sequence[Any], asked: str | None, settings: Predict) -> None:
