@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.special import ndtr
+from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.intp]
@@ -21,6 +22,7 @@ DECIMALS = 10  # of ranks: sums that differ by rounding alone are ties
 EXACT = 50  # patients up to which the signed-rank test is exact
 JUST_BEHIND = 1e-6  # of the largest value of a column: a missing one, behind the worst
 BLOCK = 2**22  # numbers that a block of bootstraps may take at once
+CACHED = 2**16  # numbers that stay near the processor
 
 
 # --- values ------------------------------------------------------------------------------------
@@ -186,9 +188,15 @@ def p_values(scores: Array, counts: Array | None = None) -> Array:
     p = np.full((n_draws, n_candidates, n_candidates), np.nan)
     if n_patients < 2:
         return p
+    size = max(1, CACHED // n_patients)
+    blocks = [slice(start, start + size) for start in range(0, n_draws, size)]
+    # As rows of patients in memory, which is how signed_rank goes through them.
+    drawn = [None if counts is None else np.ascontiguousarray(counts[b].T).T for b in blocks]
     for i in range(n_candidates):
         for j in range(i + 1, n_candidates):
-            p[:, i, j], p[:, j, i] = signed_rank(differences(scores[i], scores[j]), counts)
+            difference = differences(scores[i], scores[j])
+            for block, own in zip(blocks, drawn, strict=True):
+                p[block, i, j], p[block, j, i] = signed_rank(difference, own)
     return p
 
 
@@ -207,22 +215,29 @@ def signed_rank(difference: Array, counts: Array | None = None) -> tuple[Array, 
     are left out; without any other difference p is 1. Exact for up to 50 differences taken once,
     with ties, too; else the normal approximation, its variance corrected for ties.
     """
-    moved = difference[difference != 0]
-    sizes, tie = np.unique(np.abs(moved), return_inverse=True)
+    kept = np.flatnonzero(difference)
+    kept = kept[np.argsort(np.abs(difference[kept]), kind="stable")]
+    moved = difference[kept]
     if counts is None and 0 < moved.size <= EXACT:
         return _exact_signed_rank(rankdata(np.abs(moved)), moved > 0)
-    drawn = np.ones((1, moved.size)) if counts is None else counts[:, difference != 0]
-    one_of = np.eye(sizes.size)[tie]  # (differences, sizes that differ)
-    here = drawn @ one_of  # differences of each size
-    ranks = np.cumsum(here, axis=1) - (here - 1) / 2
-    above = ((drawn * (moved > 0)) @ one_of * ranks).sum(axis=1)
-    n = here.sum(axis=1)
+    # Bootstraps come last here: sums over patients then run over long rows.
+    drawn = np.ones((moved.size, 1)) if counts is None else counts.T[kept]
+    if moved.size == 0:
+        return np.ones(drawn.shape[1]), np.ones(drawn.shape[1])
+    firsts = np.flatnonzero(np.diff(np.abs(moved), prepend=-1) > 0)  # of each size
+    here, above = drawn, drawn * (moved > 0)[:, None]
+    if firsts.size < moved.size:  # ties share a rank
+        here, above = np.add.reduceat(here, firsts), np.add.reduceat(above, firsts)
+    ranks = np.cumsum(here, axis=0) - (here - 1) / 2
+    rank_sum = np.einsum("ib,ib->b", above, ranks)
+    n = here.sum(axis=0)
     mean = n * (n + 1) / 4
-    variance = n * (n + 1) * (2 * n + 1) / 24 - (here**3 - here).sum(axis=1) / 48
+    variance = (
+        n * (n + 1) * (2 * n + 1) / 24 - (np.einsum("ib,ib,ib->b", here, here, here) - n) / 48
+    )
     with np.errstate(invalid="ignore"):
-        z = (above - mean) / np.sqrt(variance)
-    nothing = n == 0
-    return np.where(nothing, 1, norm.cdf(z)), np.where(nothing, 1, norm.sf(z))
+        z = (rank_sum - mean) / np.sqrt(variance)
+    return np.where(n == 0, 1, ndtr(z)), np.where(n == 0, 1, ndtr(-z))
 
 
 def _exact_signed_rank(ranks: Array, above: NDArray[np.bool_]) -> tuple[Array, Array]:
