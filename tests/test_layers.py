@@ -30,6 +30,8 @@ LAYERS = (
         "pictures",
         "inputs",
         "quality",
+        "ranking",
+        "results",
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
