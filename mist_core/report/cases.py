@@ -18,6 +18,7 @@ from mist_core.report.comparison import (
     ONLY_PREDICTED,
     ONLY_REFERENCE,
     RIGHT,
+    STATE_COLOURS,
     Comparison,
     compare,
     worst_slice,
@@ -47,8 +48,6 @@ FLATTEST, STEEPEST = 0.55, 1.1  # height by width of a panel
 RULERS_MM = (1, 2, 5, 10, 20, 50, 100)
 LONGEST_NAME = 40
 
-# Blue, orange and white differ in lightness, too, for the colour-blind and in print.
-STATE_COLOURS = {RIGHT: "#0072B2", ONLY_PREDICTED: "#E69F00", ONLY_REFERENCE: "#FFFFFF"}
 STATE_WORDS = {
     RIGHT: "right (TP)",
     ONLY_PREDICTED: "only predicted (FP)",

@@ -15,6 +15,8 @@ from mist_core.resample import canonical, resample_image
 
 # What a voxel is, also the order in which one hides another.
 NOTHING, RIGHT, ONLY_PREDICTED, ONLY_REFERENCE, CONFUSED = range(5)
+# Unlike in lightness, too, for the colour-blind and in print. Confused voxels have two of them.
+STATE_COLOURS = {RIGHT: "#0072B2", ONLY_PREDICTED: "#D55E00", ONLY_REFERENCE: "#FFFFFF"}
 WINDOW = (1.0, 99.5)  # percentiles of the image that are black and white
 LARGEST_GROUP = 255
 

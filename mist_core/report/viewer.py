@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 
 from mist_core.geometry import Geometry, box_of, union_box
 from mist_core.io import Volume
-from mist_core.pictures import data_uri
-from mist_core.report.comparison import NOTHING, Comparison, compare, worst_slice
+from mist_core.pictures import COLOURS, data_uri
+from mist_core.report.comparison import (
+    NOTHING,
+    STATE_COLOURS,
+    Comparison,
+    compare,
+    worst_slice,
+)
 
 MOST_VOXELS = 2_500_000  # of a scene: about 0.5 MB, and a phone draws it at once
 LARGEST_SHEET = 16_000  # pixels of its edges; WebP ends at 16 383
@@ -61,6 +67,8 @@ def scene(
             for place, s, n in zip(start, used, grey.shape, strict=True)
         ],
         "classes": list(case.classes),
+        "colours": list(COLOURS),
+        "states": list(STATE_COLOURS.values()),
         "members": [np.flatnonzero(row).tolist() for row in case.members],
         "grey": sheet(grey),
         "labels": packed(labels),
