@@ -17,7 +17,8 @@ from mist_core.resample import canonical, resample_image
 NOTHING, RIGHT, ONLY_PREDICTED, ONLY_REFERENCE, CONFUSED = range(5)
 # Unlike in lightness, too, for the colour-blind and in print. Confused voxels have two of them.
 STATE_COLOURS = {RIGHT: "#0072B2", ONLY_PREDICTED: "#D55E00", ONLY_REFERENCE: "#FFFFFF"}
-WINDOW = (1.0, 99.5)  # percentiles of the image that are black and white
+WINDOW = (0.5, 99.5)  # percentiles of the image that are black and white
+OF_LABELS = (1, 99)  # percentiles of what is labelled
 LARGEST_GROUP = 255
 
 
@@ -77,7 +78,6 @@ def compare(
     axes = reference.geometry.to_lps()
     reference, prediction = canonical(reference), canonical(prediction)
     grid = reference.geometry
-    grey = to_grey(resample_image(canonical(image), grid).array)
     values = sorted({value for members in classes.values() for value in members})
     rows = np.array([[value in m for m in classes.values()] for value in values], bool)
     groups, index = np.unique(rows.reshape(len(values), len(classes)), axis=0, return_inverse=True)
@@ -94,6 +94,7 @@ def compare(
         ignored = reference.array == ignore_label
         of_reference[ignored] = of_prediction[ignored] = 0
     state = states(members)[of_reference, of_prediction]
+    grey = to_grey(resample_image(canonical(image), grid).array, state > NOTHING)
     names = tuple(classes)
     return Comparison(grey, of_reference, of_prediction, state, members, names, grid, axes)
 
@@ -112,15 +113,31 @@ def states(members: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return found.astype(np.uint8)
 
 
-def to_grey(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """An image of any values, black and white at two percentiles; what is not finite is black."""
+def to_grey(image: NDArray[Any], labelled: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """An image of any values from black to white; what is not finite is black.
+
+    The window holds what is ``labelled`` and as much again on both sides of it, if the image has
+    that: a CT shows soft tissue where that is what was segmented. Without labels it is the image's.
+    """
     values = image.astype(np.float32, copy=False)
-    some = values[::2, ::2, ::2]
-    some = some[np.isfinite(some)]
-    low, high = np.percentile(some, WINDOW) if some.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=low, neginf=low)
-    scaled = (values - low) * (255 / max(float(high - low), 1e-7))
+    finite = np.isfinite(values)
+    low, high = _window(values[::2, ::2, ::2], finite[::2, ::2, ::2])
+    inside = values[labelled & finite]
+    if inside.size and inside.min() < inside.max():
+        first, last = np.percentile(inside, OF_LABELS)
+        width = last - first
+        low, high = max(min(low, first), first - width), min(max(high, last), last + width)
+    scaled = (np.where(finite, values, low) - low) * (255 / max(high - low, 1e-7))
     return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def _window(values: NDArray[np.float32], finite: NDArray[np.bool_]) -> tuple[float, float]:
+    """What is black and white in an image as a whole; its lowest value may be mere padding."""
+    some = values[finite]
+    if not some.size:
+        return 0.0, 0.0
+    low, high = np.percentile(some[some > some.min()] if some.min() < some.max() else some, WINDOW)
+    return float(low), float(high)
 
 
 def worst_slice(comparison: Comparison, axis: int) -> int:

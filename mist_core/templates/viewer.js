@@ -13,7 +13,7 @@
   const [RIGHT, PREDICTED, MISSED, CONFUSED] = [1, 2, 3, 4];
   const DEFAULTS = {
     reference: true, prediction: true, errors: false, filled: false,
-    opacity: 60, brightness: 0, contrast: 100,
+    opacity: 75, brightness: 0, contrast: 0,
   };
   const ZOOMS = [1, 2, 4];
   const HELP = "Click or drag in a slice to move the cross. With a slice in focus, arrow keys move "
@@ -193,7 +193,7 @@
     }
 
     function greyPicture(values, width, height) {
-      const slope = settings.contrast / 100;
+      const slope = 4 ** (settings.contrast / 100);
       const table = Uint8ClampedArray.from(
         { length: 256 }, (_, n) => (n - 128) * slope + 128 + settings.brightness,
       );
@@ -287,6 +287,10 @@
       context.imageSmoothingEnabled = true;
       context.imageSmoothingQuality = "high";
       put(greyPicture(grey, width, height));
+      if (settings.errors) { // white ones are seen on bright tissue, too
+        context.fillStyle = "rgba(0, 0, 0, 0.5)";
+        context.fillRect(0, 0, context.canvas.width, context.canvas.height);
+      }
       context.imageSmoothingEnabled = false;
       context.globalAlpha = settings.opacity / 100;
       if (settings.filled && settings.reference) put(classPicture(reference, width, height));
@@ -295,7 +299,6 @@
       context.globalAlpha = 1;
       if (!settings.filled && settings.reference) drawContours(context, reference, place, false);
       if (!settings.filled && settings.prediction) drawContours(context, prediction, place, true);
-      drawLetters(context, plane);
     }
 
     function drawCross(plane, context) {
@@ -334,6 +337,7 @@
         const context = canvas.getContext("2d");
         context.drawImage(still, 0, 0);
         drawCross(plane, context);
+        drawLetters(context, plane);
       }
       readout.textContent = words();
     }
@@ -519,7 +523,7 @@
       checkbox("reference", "Reference (solid)"), checkbox("prediction", "Prediction (dashed)"),
       checkbox("errors", "Errors"), checkbox("filled", "Fill classes"),
       range("opacity", "Opacity", 10, 100), range("brightness", "Brightness", -128, 128),
-      range("contrast", "Contrast", 20, 400), zoomButton, button("Reset", reset),
+      range("contrast", "Contrast", -100, 100), zoomButton, button("Reset", reset),
     );
     section.setAttribute("role", "group");
     section.setAttribute("aria-label", `Viewer of case ${scene.id}`);
