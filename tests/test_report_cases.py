@@ -222,6 +222,7 @@ def grey_of(values, labelled=()):
 def test_grey_values_of_any_image():
     assert grey_of([7] * 5) == grey_of([np.nan] * 5) == grey_of([np.inf] * 5) == [0] * 5
     assert grey_of([7] * 5, [2]) == [0] * 5
+    assert grey_of([0, 5, 5, 0]) == [0, 255, 255, 0]
     ramp = np.linspace(0, 100, 10_000)
     ramp[0], ramp[1] = np.nan, np.inf
     grey = grey_of(ramp)

@@ -136,8 +136,10 @@ def _window(values: NDArray[np.float32], finite: NDArray[np.bool_]) -> tuple[flo
     some = values[finite]
     if not some.size:
         return 0.0, 0.0
-    low, high = np.percentile(some[some > some.min()] if some.min() < some.max() else some, WINDOW)
-    return float(low), float(high)
+    lowest = float(some.min())
+    above = some[some > lowest]
+    low, high = np.percentile(above, WINDOW).tolist() if above.size else (lowest, lowest)
+    return (low, high) if low < high else (lowest, high)
 
 
 def worst_slice(comparison: Comparison, axis: int) -> int:
