@@ -34,9 +34,9 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 def case():
     """Image, reference and prediction: a block of the organ that is predicted too far left."""
     reference = np.zeros(SHAPE, np.uint8)
-    reference[2:4, 2:6, 2:6] = 1
+    reference[1:3, 2:6, 2:6] = 1
     prediction = np.zeros(SHAPE, np.uint8)
-    prediction[2:4, 2:6, 4:8] = 1
+    prediction[1:3, 2:6, 4:8] = 1
     prediction[2, 2, 4] = 2
     image = np.zeros(SHAPE, np.float32) + 40 + 5 * np.arange(8)[:, None]
     image[:, :, 5:] += 50
@@ -44,8 +44,8 @@ def case():
     return [Volume(array, geometry) for array in (image, reference, prediction)]
 
 
-def html(above=0):
-    made = json.dumps(scene("case & 1", *case(), NAMES)).replace("<", "\\u003c")
+def html(above=0, turn=lambda volume: volume):
+    made = json.dumps(scene("case & 1", *map(turn, case()), NAMES)).replace("<", "\\u003c")
     css, js = ((TEMPLATES / f"viewer.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return PAGE.format(css=css, js=js, scene=made, above=above)
 
@@ -66,13 +66,13 @@ def opened(browser):
     """A function that opens the page; problems of its script fail the test."""
     contexts, problems = [], []
 
-    def open_page(above=0, **options):
+    def open_page(content="", **options):
         options = {"viewport": {"width": 1280, "height": 900}} | options
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.set_content(html(above))
+        page.set_content(content or html())
         return page
 
     yield open_page
@@ -126,7 +126,6 @@ def click(page, plane, at):
 
 
 def test_it_starts_where_the_case_is_worst_and_says_what_is_there(page):
-    # Errors: 9 and 8 voxels in slices 2 and 3; 9 at y = 2; 4 at x = 2, ... of which the first.
     words = said(page).split(" · ")
     assert words[0] == "voxel (2, 2, 2)"
     assert words[1] == "L 4.0, P 2.0, S 8.0 mm"
@@ -134,6 +133,22 @@ def test_it_starts_where_the_case_is_worst_and_says_what_is_there(page):
     labels = page.locator(".plane label > span").all_text_contents()
     assert labels == ["Axial 3 of 6", "Coronal 3 of 8", "Sagittal 3 of 10"]
     assert page.locator(".viewer b").count() == 0
+
+
+def test_voxels_are_counted_as_in_the_file(opened):
+    def as_nifti(volume):
+        """To right, anterior, superior, with the first axis of the array from left to right."""
+        order, flips = (2, 0, 1), (True, False, True)
+        array = np.flip(volume.array.transpose(order), (0, 2))
+        return Volume(np.ascontiguousarray(array), volume.geometry.moved_axes(order, flips))
+
+    page = opened(html(turn=as_nifti))
+    page.wait_for_selector(".viewer.loaded")
+    words = said(page).split(" · ")
+    # The axes of the array are x, reversed; z; and y, reversed.
+    assert words[0] == "voxel (5, 2, 7)"
+    assert words[1] == "L 4.0, P 2.0, S 8.0 mm"
+    assert words[2:] == ["reference: organ <b>", "prediction: none"]
 
 
 @pytest.mark.parametrize(
@@ -230,8 +245,8 @@ def test_every_plane_shows_its_slice(page):
     page.get_by_label("Errors").check()
     orange = list(rgb(STATE_COLOURS[ONLY_PREDICTED]))
     for plane, inside, outside in (
-        ("coronal", (3, 5, 6), (4, 5, 6)),
-        ("sagittal", (3, 3, 7), (3, 6, 7)),
+        ("coronal", (1, 5, 6), (4, 5, 6)),
+        ("sagittal", (1, 3, 7), (4, 3, 7)),
     ):
         assert colour(page, plane, inside) == orange
         assert colour(page, plane, outside) != orange
@@ -338,7 +353,7 @@ def test_without_a_script_and_in_print_there_is_no_viewer(opened):
 
 
 def test_a_case_far_below_waits_until_it_comes_near(opened):
-    page = opened(above=5000)
+    page = opened(html(above=5000))
     page.wait_for_selector(".viewer.ready", state="attached")
     page.wait_for_timeout(100)
     assert page.locator(".viewer.loaded").count() == 0
