@@ -315,6 +315,7 @@ def test_contours_lie_on_the_edges_of_masks():
     assert tuple(solid[100, 60]) == rgb(colour_of(2))  # left edge: voxel 3
     assert tuple(solid[100, 140]) == rgb(colour_of(2))
     assert tuple(solid[40, 100]) == tuple(solid[160, 100]) == rgb(colour_of(2))
+    assert solid[41, 62].any()  # the corner is not cut off
     assert not solid[100, 100].any()
     assert not solid[100, 40].any()
     dashed = np.asarray(contours(black, [[nothing, nothing], [nothing, mask]], region))
