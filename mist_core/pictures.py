@@ -1,5 +1,7 @@
 """Slices in grey with the contours of labels in colour, side by side, as PNG."""
 
+import base64
+import io as byteio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ EDGE = 220  # pixels of the longer edge of a slice
 CONTOUR = 2  # pixels of the width of a line
 TEXT = 16  # pixels of the height of letters
 GAP = 6
+PLANES = ("axial", "coronal", "sagittal")  # across the axes z, y and x
 
 Picture = NDArray[np.uint8]  # (height, width, 3), red, green and blue
 
@@ -30,6 +33,14 @@ def fullest_slice(labels: NDArray[Any]) -> int:
     """The slice of a label map (Z, Y, X) with most of its foreground; the middle without any."""
     areas = (labels > 0).sum(axis=(1, 2))
     return int(areas.argmax()) if areas.any() else len(labels) // 2
+
+
+def shown_slice(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
+    """A slice across an axis of a volume (Z, Y, X) in LPS as it is looked at: superior or anterior
+    on top, the patient's right or anterior on the left.
+    """
+    found: NDArray[Any] = volume.take(index, axis)
+    return found if axis == 0 else found[::-1]
 
 
 def slice_picture(
@@ -51,7 +62,7 @@ def slice_picture(
     for number in np.unique(shown[shown > 0]):
         inside = shown == number
         core = ndimage.binary_erosion(inside, iterations=CONTOUR, border_value=1)
-        picture[inside & ~core] = _rgb(colour_of(int(number)))
+        picture[inside & ~core] = rgb(colour_of(int(number)))
     return picture
 
 
@@ -64,7 +75,8 @@ def _resized(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return np.asarray(values[rows[:, None], columns])
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour such as #E69F00."""
     red, green, blue = bytes.fromhex(colour.removeprefix("#"))
     return red, green, blue
 
@@ -102,6 +114,13 @@ def tile(
         pen.text((at + TEXT + GAP, size[1] - TEXT - GAP), name, "black", font)
         at += TEXT + 4 * GAP + int(pen.textlength(name, font))
     return np.asarray(sheet)
+
+
+def data_uri(picture: Picture, quality: int) -> str:
+    """A picture, or a grey one (height, width), as the source of an image in a page; WebP."""
+    stream = byteio.BytesIO()
+    Image.fromarray(picture).save(stream, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def write_png(path: Path, picture: Picture) -> None:

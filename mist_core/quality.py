@@ -11,9 +11,11 @@ from mist_core.io import Volume
 from mist_core.labels import value_counts
 from mist_core.pictures import (
     COLOURS,
+    PLANES,
     Picture,
     colour_of,
     fullest_slice,
+    shown_slice,
     slice_picture,
     tile,
     write_png,
@@ -23,7 +25,6 @@ from mist_core.resample import canonical
 
 MARGIN = 3.0  # times smaller or larger than in any training case is odd
 EDGE = 330  # pixels of the longest edge of the volume
-PLANES = ("axial", "coronal", "sagittal")
 NOTHING = {"volumes_ml": {}, "flags": ["no prediction"]}
 
 
@@ -89,12 +90,9 @@ def overlay(image: Volume, prediction: Volume, plan: Plan, title: str) -> Pictur
     low, high = np.percentile(np.nan_to_num(shown.array[::2, ::2, ::2]), [1, 99.5])
     pictures, seen = [], set()
     for axis in range(3):
-        of_slices = np.moveaxis(values, axis, 0)
-        index = fullest_slice(of_slices)
-        labels = np.searchsorted(known, of_slices[index])
-        grey = np.moveaxis(shown.array, axis, 0)[index]
-        if axis > 0:  # rows run towards superior
-            grey, labels = grey[::-1], labels[::-1]
+        index = fullest_slice(np.moveaxis(values, axis, 0))
+        labels = np.searchsorted(known, shown_slice(values, axis, index))
+        grey = shown_slice(shown.array, axis, index)
         rows, columns = (edge for other, edge in enumerate(spacing) if other != axis)
         longest_mm = max(np.multiply(grey.shape, (rows, columns)))
         edge = round(EDGE * longest_mm / max(extent_mm))  # one scale for all planes
