@@ -30,6 +30,7 @@ LAYERS = (
         "pictures",
         "inputs",
         "quality",
+        "transforms",
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),

@@ -99,7 +99,7 @@ def checked():
         problems.append(str(error))
     facts = description.facts() if description else DEMO_FACTS
     problems += problems_of_training(chosen, facts)
-    problems += problems_of_strategies(chosen.postprocess.strategies, facts["labels"])
+    problems += problems_of_strategies(chosen, facts["labels"])
     try:
         folds = folds_of(chosen, found.train)
         problems += problems_of_folds(chosen)
@@ -240,8 +240,11 @@ def demo_config():
     return yaml.safe_load(path.read_text())
 
 
-def problems_of_strategies(paths, labels):
-    """Unreadable strategy files, unusable names, labels that the dataset does not have."""
+def problems_of_strategies(chosen, labels):
+    """Unreadable strategy files, unusable names, labels that the dataset does not have, and
+    probabilities that are not there.
+    """
+    paths = chosen.postprocess.strategies
     if (
         not workflow.is_main_process or not paths
     ):  # checked by the process that submitted it
@@ -261,9 +264,40 @@ def problems_of_strategies(paths, labels):
                 problems.append(
                     f"{path}: expected labels among {list(labels)}, found {unknown}. Mend the file."
                 )
+            problems += problems_of_probabilities(chosen, path)
         except DataError as error:
             problems.append(str(error))
     return problems
+
+
+def problems_of_probabilities(chosen, path):
+    """What has no probabilities for a strategy that looks at them."""
+    if not looks_at_probabilities(path):
+        return []
+    of_labels = [
+        name
+        for name in chosen.experiment_names()
+        if chosen.for_experiment(name).predict.restore == "labels"
+    ]
+    problems = [
+        f"config: ensemble.{name}: expected no ensemble beside {path}, which looks at "
+        "probabilities, found one of label maps. Leave out one of them."
+        for name in chosen.ensemble
+    ]
+    problems += [
+        f"config: predict.restore of {name}: expected probabilities, at which {path} looks, found "
+        "labels. Change it, or leave out the strategy."
+        for name in of_labels
+    ]
+    return problems
+
+
+@cache
+def looks_at_probabilities(path):
+    """Whether a step of a strategy file needs the probabilities of predictions."""
+    from mist_core.postprocess import needs_probabilities, read_strategy
+
+    return needs_probabilities(read_strategy(Path(path)))
 
 
 def problems_of_classes(classes, labels):
@@ -730,6 +764,26 @@ def case_table(wildcards, input):
 def patient_table(wildcards, input):
     """The same where it names patients."""
     return case_table(wildcards, input) if PATIENTS else ""
+
+
+def output_probabilities(wildcards):
+    """An argument that lets predictions keep them, where a strategy looks at them."""
+    wanted = any(map(looks_at_probabilities, STRATEGIES.values()))
+    return "--output-probs" if wanted else ""
+
+
+def own_of_strategy(wildcards):
+    """A key of the user's own transforms in a strategy."""
+    from mist_core.postprocess import own_sources, read_strategy
+
+    return digest(own_sources(read_strategy(Path(STRATEGIES[wildcards.strategy]))))
+
+
+def labels_of_probabilities(wildcards):
+    """The plan, as an argument, for a strategy that looks at probabilities."""
+    if not looks_at_probabilities(STRATEGIES[wildcards.strategy]):
+        return ""
+    return f"--config {shlex.quote(f'{CONFIG.results}/config.json')}"
 
 
 def part_of(wildcards):

@@ -26,6 +26,8 @@ rule postprocess:
     params:
         script=script("postprocess"),
         cases=cases,
+        own=own_of_strategy,
+        labels=labels_of_probabilities,
         tracked=tracked,
         home=lambda wildcards: f"{CONFIG.results}/{wildcards.experiment}",
         raw=raw_part_of,
@@ -38,7 +40,7 @@ rule postprocess:
             --case {params.cases:q} \
             --after {input.before:q} \
             --output {params.home:q}/postprocess/{wildcards.strategy:q}/predictions/{params.part} \
-            --manifest {output:q} {params.tracked} \
+            --manifest {output:q} {params.labels} {params.tracked} \
             >{log:q} 2>&1
         """
 
