@@ -368,6 +368,31 @@ class Evaluate(Section):
     )
 
 
+Scheme = Literal["rank-then-aggregate", "aggregate-then-rank", "test-based"]
+NanPolicy = Literal["worst", "skip", "refuse"]
+SCHEMES: tuple[str, ...] = get_args(Scheme)
+NAN_POLICIES: tuple[str, ...] = get_args(NanPolicy)
+
+
+class Rank(Section):
+    """How candidates are ranked by their scores, and how it is found out how sure that is."""
+
+    scheme: Scheme = Field(
+        "rank-then-aggregate",
+        description="ranks in each case, or of the means, or by tests won; then averaged",
+    )
+    nan: NanPolicy = Field(
+        "worst",
+        description="a missing score ranks last, is left out for all candidates, or is an error",
+    )
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="class, metric or <class>_<metric>: weight; others have 1"
+    )
+    bootstraps: int = Field(1000, ge=0, description="times that patients are drawn again")
+    seed: int = Field(0, ge=0, description="of the bootstraps")
+    alpha: float = Field(0.05, gt=0, lt=1, description="p after Holm that counts as better")
+
+
 class EvaluatedClass(Section):
     """One class of an evaluation config: its label values, and what is measured on it."""
 
@@ -435,6 +460,7 @@ class Config(Section):
     predict: Predict = Predict()
     postprocess: Postprocess = Postprocess()
     evaluate: Evaluate = Evaluate()
+    rank: Rank = Rank()
     experiments: dict[Name, Overrides] = Field(
         default_factory=dict, description="name: overrides; none: one experiment, default"
     )
@@ -658,6 +684,15 @@ def read_evaluated_classes(fields: Any, source: str) -> dict[str, EvaluatedClass
         raise DataError(f"{source}: expected classes by name, found {type(fields).__name__}.")
     try:
         return TypeAdapter(dict[str, EvaluatedClass]).validate_python(fields)
+    except ValidationError as error:
+        raise_all(_lines(error, ""), source)
+        raise
+
+
+def read_rank(values: Mapping[str, Any], source: str) -> Rank:
+    """Check settings of a ranking that came from files and flags: all mistakes in one DataError."""
+    try:
+        return Rank.model_validate(values)
     except ValidationError as error:
         raise_all(_lines(error, ""), source)
         raise

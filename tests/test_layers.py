@@ -31,6 +31,8 @@ LAYERS = (
         "inputs",
         "quality",
         "transforms",
+        "ranking",
+        "results",
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
