@@ -33,6 +33,7 @@ LAYERS = (
         "transforms",
         "ranking",
         "results",
+        "search",
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
@@ -41,7 +42,7 @@ LAYERS = (
     ),
     (
         *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),
-        *("rank", "report"),
+        *("choose", "rank", "report"),
     ),
     ("cli",),
     ("commands", "progress"),

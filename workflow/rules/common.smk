@@ -30,6 +30,7 @@ from mist_core.config import (
     LOSSES_OF_DISTANCES,
     OF_NO_CONSEQUENCE,
     Config,
+    in_full,
     merged,
     read_config,
 )
@@ -43,6 +44,7 @@ from mist_core.own import check, is_own, source_of
 from mist_core.plan import left_out_of, part_read_by
 from mist_core.progress import Work, follow
 from mist_core.regions import membership, mirrored_regions
+from mist_core.search import strategies
 from mist_core.sources import sources_of
 from mist_core.topology import planned_as
 
@@ -67,6 +69,7 @@ STAGES_WITH_MEMORY = (
     "postprocess",
     "evaluate",
 )
+AUTO = "auto"  # the strategy that is chosen
 # None on a cluster, where a machine's cores are not known here; its profile sets the threads.
 CORES = workflow.resource_settings.cores
 CLUSTER_THREADS = 8
@@ -77,7 +80,9 @@ LARGEST_CHUNK = 64
 def checked():
     """The config, the dataset and its cases; a list of all problems ends the run."""
     problems = []
-    values = config if config.get("dataset") else merged(config, demo_config())
+    values = config | {"postprocess": in_full(config.get("postprocess"))}
+    if not config.get("dataset"):
+        values = merged(values, demo_config())
     try:
         chosen = read_config(values)
     except DataError as error:
@@ -253,11 +258,13 @@ def problems_of_strategies(chosen, labels):
 
     problems = []
     stems = [Path(path).stem for path in paths]
+    search = chosen.postprocess.search if chosen.postprocess.auto else None
+    taken = ["raw", AUTO, *(strategies(search, labels) if search else ())]
     for path, stem in zip(paths, stems):
-        if stem == "raw" or stems.count(stem) > 1:
+        if stem in taken or stems.count(stem) > 1:
             problems.append(
-                f"{path}: expected a file name that no other strategy has and that is not raw, "
-                f"found {stem}. Rename the file."
+                f"{path}: expected a file name that no other strategy has and that is neither raw "
+                f"nor auto, found {stem}. Rename the file."
             )
         try:
             if unknown := unknown_labels(read_strategy(Path(path)), labels):
@@ -404,6 +411,11 @@ TRAIN_CHUNKS = [name for name in CHUNKS if name not in TEST_CHUNKS]
 asked = CONFIG.folds_to_train
 TO_TRAIN = range(N_FOLDS) if asked == "auto" else sorted(set(asked))
 WHOLE = len(TO_TRAIN) == N_FOLDS
+# What is tried for the training cases, to choose from; of some folds alone nothing is chosen.
+CHOOSES = CONFIG.postprocess.auto and WHOLE
+STEPS = strategies(CONFIG.postprocess.search, FACTS["labels"]) if CHOOSES else {}
+TRIED = {name: f"{CONFIG.results}/strategies/{name}.json" for name in STEPS}
+RANKED = [*STRATEGIES, *([AUTO] if CHOOSES else [])]  # beside raw
 TO_PREDICT = [
     name for name in CHUNKS if WHOLE or FOLDS.get(CHUNKS[name][0]) in TO_TRAIN
 ]
@@ -467,7 +479,7 @@ wildcard_constraints:
     grid=any_of(GRIDS),
     fold=r"\d+",
     experiment=any_of(EXPERIMENTS),
-    strategy=any_of(STRATEGIES),
+    strategy=any_of([*STRATEGIES, *TRIED]),
 
 
 def chosen_for(wildcards):
@@ -772,8 +784,15 @@ def output_probabilities(wildcards):
     return "--output-probs" if wanted else ""
 
 
+def strategy_file(wildcards):
+    """The file of the strategy that a job belongs to."""
+    return (STRATEGIES | TRIED)[wildcards.strategy]
+
+
 def own_of_strategy(wildcards):
     """A key of the user's own transforms in a strategy."""
+    if wildcards.strategy in TRIED:
+        return ""
     from mist_core.postprocess import own_sources, read_strategy
 
     return digest(own_sources(read_strategy(Path(STRATEGIES[wildcards.strategy]))))
@@ -781,9 +800,17 @@ def own_of_strategy(wildcards):
 
 def labels_of_probabilities(wildcards):
     """The plan, as an argument, for a strategy that looks at probabilities."""
-    if not looks_at_probabilities(STRATEGIES[wildcards.strategy]):
+    path = STRATEGIES.get(wildcards.strategy)
+    if path is None or not looks_at_probabilities(path):
         return ""
     return f"--config {shlex.quote(f'{CONFIG.results}/config.json')}"
+
+
+def postprocessed(wildcards):
+    """Where the label maps of a strategy lie."""
+    strategy = wildcards.get("strategy", AUTO)
+    place = f"{CONFIG.results}/{wildcards.experiment}/postprocess/{strategy}"
+    return f"{place}/predictions/{part_of(wildcards)}"
 
 
 def part_of(wildcards):
@@ -811,7 +838,7 @@ def candidates():
     for experiment in PREDICTED:
         home = f"{CONFIG.results}/{experiment}"
         yield f"{experiment}/raw", f"{home}/results.csv", f"{home}/predictions/train/raw"
-        for strategy in STRATEGIES:
+        for strategy in RANKED:
             place = f"{home}/postprocess/{strategy}"
             yield (
                 f"{experiment}/{strategy}",
@@ -822,8 +849,15 @@ def candidates():
 
 def folder_to_score(wildcards):
     """The predictions of the training cases, raw or of the strategy that a job belongs to."""
-    name = f"{wildcards.experiment}/{wildcards.get('strategy', 'raw')}"
-    return next(folder for candidate, _, folder in candidates() if candidate == name)
+    home, strategy = f"{CONFIG.results}/{wildcards.experiment}", wildcards.get(
+        "strategy"
+    )
+    place = (
+        f"postprocess/{strategy}/predictions/train"
+        if strategy
+        else "predictions/train/raw"
+    )
+    return f"{home}/{place}"
 
 
 def manifests(folder, chunks, **names):
@@ -839,7 +873,7 @@ def of_every_case():
         "postprocess/{experiment}/{strategy}/",
         TO_PREDICT,
         experiment=PREDICTED,
-        strategy=STRATEGIES,
+        strategy=RANKED,
     )
     return by_experiment + by_strategy
 
@@ -874,7 +908,7 @@ def tests_on_grids():
 def results():
     """All that a run is for: made again if it is missing."""
     models = [f"models/fold_{fold}.pt" for fold in TO_TRAIN]
-    kept = [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
+    kept = [f"postprocess/{strategy}/strategy.json" for strategy in RANKED]
     made = [f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in models]
     made += [f"{CONFIG.results}/{e}/{file}" for e in PREDICTED for file in kept]
     made += (
