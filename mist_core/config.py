@@ -37,6 +37,7 @@ Stage = Literal[
     "ensemble",
     "postprocess",
     "evaluate",
+    "choose",
     "rank",
     "report",
 ]
@@ -72,6 +73,7 @@ RESERVED_EXPERIMENTS = (
     "fingerprints",
     "descriptions",
     "rank",
+    "strategies",
     "test",
 )
 
@@ -324,10 +326,36 @@ class Predict(Section):
     )
 
 
+Largest = Literal["none", "group", "label"]
+Mm3 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Search(Section):
+    """What ``auto`` tries: every combination of these."""
+
+    keep_largest: Annotated[list[Largest], Field(min_length=1)] = Field(
+        ["none", "group", "label"],
+        description="only the largest component: of all labels together, or of each label",
+    )
+    min_volume_mm3: Annotated[list[Mm3], Field(min_length=1)] = Field(
+        [0, 10, 100], description="components of each label with less volume become background"
+    )
+    fill_holes: Annotated[list[bool], Field(min_length=1)] = Field(
+        [False, True], description="background that a label encloses gets the label"
+    )
+
+
 class Postprocess(Section):
     """Named strategies, each a JSON file; the file's stem is its name."""
 
     strategies: list[str] = Field(default_factory=list)
+    auto: bool = Field(False, description="choose one more by cross-validation, among search")
+    search: Search = Search()
+
+
+def in_full(postprocess: Any) -> Any:
+    """``postprocess: auto`` in full; anything else as it is."""
+    return {"auto": True} if postprocess == "auto" else postprocess
 
 
 # Whose definitions of metrics there are: those of mist_core.metrics.PRESETS.
@@ -458,7 +486,9 @@ class Config(Section):
     preprocess: Preprocess = Preprocess()
     train: Train = Train()
     predict: Predict = Predict()
-    postprocess: Postprocess = Postprocess()
+    postprocess: Annotated[
+        Postprocess, BeforeValidator(in_full, json_schema_input_type=Auto | Postprocess)
+    ] = Postprocess()
     evaluate: Evaluate = Evaluate()
     rank: Rank = Rank()
     experiments: dict[Name, Overrides] = Field(

@@ -257,16 +257,19 @@ def holm(p: Array) -> Array:
     Holm, Scand J Stat 6, 65-70 (1979).
     """
     pairs = ~np.eye(p.shape[-1], dtype=bool)
-    flat = p[..., pairs]
-    order = np.argsort(flat, axis=-1)
-    sorted_p = np.take_along_axis(flat, order, -1)
-    factors = np.arange(flat.shape[-1], 0, -1)
-    corrected = np.minimum(np.maximum.accumulate(sorted_p * factors, axis=-1), 1)
     result = np.full_like(p, np.nan)
-    back = np.empty_like(flat)
-    np.put_along_axis(back, order, corrected, -1)
-    result[..., pairs] = back
+    result[..., pairs] = holm_of(p[..., pairs])
     return result
+
+
+def holm_of(p: Array) -> Array:
+    """p (..., tests) corrected for the number of tests."""
+    order = np.argsort(p, axis=-1)
+    factors = np.arange(p.shape[-1], 0, -1)
+    corrected = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
+    back = np.empty_like(p)
+    np.put_along_axis(back, order, np.minimum(corrected, 1), -1)
+    return back
 
 
 def effect_size(difference: Array) -> float:
