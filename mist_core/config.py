@@ -442,12 +442,14 @@ class Overrides(Section):
 
 
 class Ensemble(Section):
-    """Experiments whose label maps are combined into one for each case."""
+    """Experiments whose predictions are combined into one label map of each case."""
 
     experiments: Annotated[list[str], Field(min_length=2)]
-    backend: Literal["staple", "majority_vote"] = "staple"
+    backend: Literal["staple", "majority_vote", "mean"] = Field(
+        "staple", description="of label maps; mean: of probabilities"
+    )
     weights: Annotated[list[Weight], Field(min_length=2)] | None = Field(
-        None, description="of each experiment, for majority_vote"
+        None, description="of each experiment, for majority_vote and mean"
     )
 
 
@@ -631,11 +633,21 @@ def problems_of_ensembles(config: Config) -> list[str]:
                 f"{place}.experiments: expected some of {', '.join(taken)}, each once, found "
                 f"{', '.join(own.experiments)}. Mend it."
             )
-        if own.weights and own.backend != "majority_vote":
+        if own.weights and own.backend == "staple":
             problems.append(
-                f"{place}.weights: expected the backend majority_vote beside them, found "
-                f"{own.backend}. Change it, or leave them out."
+                f"{place}.weights: expected the backend majority_vote or mean beside them, found "
+                "staple. Change it, or leave them out."
             )
+        decided = [
+            e
+            for e in {*own.experiments} & {*taken}
+            if own.backend == "mean" and config.for_experiment(e).predict.restore == "labels"
+        ]
+        problems += [
+            f"{place}.backend: expected predict.restore probabilities in {experiment}, to be "
+            "averaged, found labels. Change it, or take another backend."
+            for experiment in decided
+        ]
         if own.weights and len(own.weights) != len(own.experiments):
             problems.append(
                 f"{place}.weights: expected {len(own.experiments)}, one for each experiment, found "

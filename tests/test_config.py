@@ -148,9 +148,17 @@ def test_weights_of_an_ensemble_are_one_for_each_vote():
     (line,) = problems(ensembled(**vote, weights=[1, 2, 3]))
     assert "ensemble.both.weights: expected 2, one for each experiment, found 3." in line
     (line,) = problems(ensembled(weights=[1, 2]))
-    assert "ensemble.both.weights: expected the backend majority_vote beside them" in line
-    (line,) = problems(ensembled(backend="mean"))
-    assert line.startswith("ensemble.both.backend: expected 'staple' or 'majority_vote', found")
+    assert "ensemble.both.weights: expected the backend majority_vote or mean beside them" in line
+    (line,) = problems(ensembled(backend="median"))
+    assert line.startswith("ensemble.both.backend: expected 'staple', 'majority_vote' or 'mean'")
+
+
+def test_a_mean_is_of_experiments_that_have_probabilities():
+    values = ensembled(backend="mean", weights=[1, 2])
+    assert read_config(values).ensemble["both"].backend == "mean"
+    values["experiments"]["b"] = {"predict": {"restore": "labels"}}
+    (line,) = problems(values)
+    assert line.startswith("ensemble.both.backend: expected predict.restore probabilities in b")
 
 
 def test_all_mistakes_are_said_at_once():

@@ -20,7 +20,8 @@ import SimpleITK as sitk
 import yaml
 from conftest import ROOT
 
-from mist_core.files import read_rows
+from mist_core.files import read_json, read_rows
+from mist_core.io import read_labels, read_probabilities
 
 BIN = Path(sys.executable).parent
 TINY = {
@@ -303,14 +304,23 @@ def test_experiments_are_combined_and_the_ensemble_is_scored_as_they_are(project
 
 @pytest.mark.slow
 def test_an_ensemble_follows_its_experiments(project):
+    """Here one of probabilities, on the grid of the scanner, whatever grid a network sees."""
     project.config["postprocess"]["strategies"] = []
-    project.config["ensemble"] = {"both": {"experiments": ["a", "b"]}}
+    project.config["ensemble"] = {"both": {"experiments": ["a", "b"], "backend": "mean"}}
     project.config["experiments"]["b"]["analyze"] = {"target_spacing": [1.5, 1.5, 1.5]}
     assert project.jobs()["evaluate"] == 3
     # Another case, in one invocation: behind the checkpoints of both.
     project.add("train", "case_00", like="demo_01")
     assert project.jobs()["ensemble"] == 3
-    assert (project.folder / "results/both/predictions/train/raw/case_00.nii.gz").exists()
+    raw = "predictions/train/raw"
+    results = project.folder / "results"
+    found = read_labels(results / f"both/{raw}/case_00.nii.gz").array
+    a, b = (
+        read_probabilities(results / f"{name}/{raw}/probabilities/case_00.nii.gz")[0]
+        for name in "ab"
+    )
+    labels = np.array(read_json(results / "config.json")["dataset_info"]["labels"])
+    np.testing.assert_array_equal(found, labels[((a + b) / 2).argmax(axis=0)])
 
 
 @pytest.mark.slow

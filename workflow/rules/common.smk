@@ -289,7 +289,8 @@ def problems_of_probabilities(chosen, path):
     problems = [
         f"config: ensemble.{name}: expected no ensemble beside {path}, which looks at "
         "probabilities, found one of label maps. Leave out one of them."
-        for name in chosen.ensemble
+        for name, own in chosen.ensemble.items()
+        if own.backend != "mean"
     ]
     problems += [
         f"config: predict.restore of {name}: expected probabilities, at which {path} looks, found "
@@ -494,10 +495,30 @@ def members(wildcards):
     return ENSEMBLES[name].experiments if name in ENSEMBLES else [name]
 
 
-def weights_of_votes(wildcards):
-    """The weights of an ensemble, as an argument."""
-    weights = ENSEMBLES[wildcards.experiment].weights
-    return f"--weights {' '.join(map(str, weights))}" if weights else ""
+def way_to_combine(wildcards):
+    """What an ensemble combines, and how, as arguments."""
+    own = ENSEMBLES[wildcards.experiment]
+    words = ["--ensemble-backend", own.backend]
+    if own.backend == "mean":
+        plan_ = f"{CONFIG.results}/config.json"
+        words = ["--input-type", "probabilities", "--config", plan_]
+        if own.weights:
+            words += ["--probability-ensemble-backend", "weighted"]
+        if strategies_look_at_probabilities():
+            words.append("--output-probs")
+    if own.weights:
+        words += ["--weights", *map(str, own.weights)]
+    return shlex.join(words)
+
+
+def folders_to_combine(wildcards):
+    """Where the predictions lie that an ensemble combines."""
+    own = ENSEMBLES[wildcards.experiment]
+    inside = "/probabilities" if own.backend == "mean" else ""
+    return [
+        f"{CONFIG.results}/{name}/predictions/{raw_part_of(wildcards)}{inside}"
+        for name in own.experiments
+    ]
 
 
 def settings(section, without=()):
@@ -779,9 +800,19 @@ def patient_table(wildcards, input):
 
 
 def output_probabilities(wildcards):
-    """An argument that lets predictions keep them, where a strategy looks at them."""
-    wanted = any(map(looks_at_probabilities, STRATEGIES.values()))
+    """An argument that lets predictions keep them, where a strategy or an ensemble needs them."""
+    combined = any(
+        own.backend == "mean" and wildcards.experiment in own.experiments
+        for own in ENSEMBLES.values()
+    )
+    wanted = combined or strategies_look_at_probabilities()
     return "--output-probs" if wanted else ""
+
+
+@cache
+def strategies_look_at_probabilities():
+    """Whether a step of any strategy does."""
+    return any(map(looks_at_probabilities, STRATEGIES.values()))
 
 
 def strategy_file(wildcards):

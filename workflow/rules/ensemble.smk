@@ -1,5 +1,5 @@
 """
-Label maps of several experiments combined: those of the training cases by models that did not see
+Label maps or probabilities of several experiments combined: those of the training cases by models that did not see
 them, in every experiment. An ensemble is to later stages what an experiment is.
 
 in:  predictions of experiments
@@ -28,12 +28,8 @@ rule ensemble:
         "../../envs/cpu.yaml"
     params:
         script=script("ensemble"),
-        predictions=lambda wildcards: [
-            f"{CONFIG.results}/{name}/predictions/{raw_part_of(wildcards)}"
-            for name in members(wildcards)
-        ],
-        backend=lambda wildcards: ENSEMBLES[wildcards.experiment].backend,
-        weights=weights_of_votes,
+        predictions=folders_to_combine,
+        way=way_to_combine,
         cases=cases,
         tracked=tracked,
         folder=lambda wildcards: (
@@ -43,7 +39,7 @@ rule ensemble:
         r"""
         exec python {params.script:q} \
             --predictions {params.predictions:q} \
-            --ensemble-backend {params.backend} {params.weights} \
+            {params.way} \
             --case {params.cases:q} \
             --after {input.before:q} \
             --output {params.folder:q} \

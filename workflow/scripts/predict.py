@@ -20,17 +20,8 @@ def main() -> None:
     )
     args = p.parse_args()
 
-    # Those that are there stay, so that a strategy that is taken out makes nothing again.
-    likely = {
-        case_id
-        for case_id in args.case
-        if args.output_probs or (args.output / f"probabilities/{case_id}.nii.gz").exists()
-    }
-    if args.settings.get("restore") == "labels":
-        likely = set()
-
     def outputs(case_id: str) -> list[str]:
-        more = [f"probabilities/{case_id}.nii.gz"] if case_id in likely else []
+        more = [f"probabilities/{case_id}.nii.gz"] if args.output_probs else []
         return [f"{case_id}.nii.gz", *more]
 
     def arrays(case_id: str) -> tuple[Path, Path]:
@@ -53,7 +44,7 @@ def main() -> None:
 
         image, geometry = arrays(case_id)
         settings = Predict(**args.settings)
-        return predict.predict_case(loaded(), image, geometry, settings, case_id in likely)
+        return predict.predict_case(loaded(), image, geometry, settings, args.output_probs)
 
     def finish(case_id: str, folder: Path, found: Any) -> None:
         from mist_core import io
