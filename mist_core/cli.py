@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mist_core.errors import DataError
-from mist_core.files import parts_of, read_json, write_json
+from mist_core.files import parts_of, read_json, read_rows, write_json
 
 log = logging.getLogger(__name__)
 LEFT_OUT = "left_out"  # in a manifest: a case that the plan leaves out, with the reason
@@ -130,10 +130,22 @@ def show_summary(results: str) -> None:
     # The lock was written when the run began: an older summary is of other results.
     if path.exists() and path.stat().st_mtime >= lock.stat().st_mtime:
         sys.stdout.write(f"\n{path.read_text()}\nReport: {path.with_name('report.html')}\n")
-        for choice in sorted(Path(results).glob("*/postprocess/auto/choice.json")):
-            sys.stdout.write(f"{choice.parts[-4]}/auto: {read_json(choice)['sentence']}\n")
+        for name, words in _choices(Path(results)).items():
+            sys.stdout.write(f"{name}: {words}\n")
     for name, reason in _left_out(Path(results)).items():
         sys.stdout.write(f"Left out: {name}: {reason}\n")
+
+
+def _choices(results: Path) -> dict[str, str]:
+    """What was chosen by ``postprocess: auto`` of those that are ranked, in words."""
+    ranking = results / "rank/ranking.csv"
+    ranked = sorted(row["strategy"] for row in read_rows(ranking)) if ranking.exists() else []
+    places = {name: results / Path(name).parent / "postprocess/auto/choice.json" for name in ranked}
+    return {
+        name: read_json(path)["sentence"]
+        for name, path in places.items()
+        if name.endswith("/auto") and path.exists()
+    }
 
 
 def _left_out(results: Path) -> dict[str, str]:

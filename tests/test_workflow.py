@@ -269,6 +269,71 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     assert project.jobs() == {"preprocess": 1, "gather_arrays": 1}
     assert {Path(p).stem for p in project.changed(files)} == {"demo_01"}
 
+    # One strategy is tried for the two chunks of the training cases; what is chosen is taken for
+    # these and made for the test cases.
+    search = {"keep_largest": ["none", "label"], "min_volume_mm3": [0], "fill_holes": [False]}
+    project.config["postprocess"] |= {"auto": True, "search": search}
+    chosen = {"choose": 1, "postprocess": 3, "evaluate": 1}
+    tried = {"tried": 1, "postprocess": 2 + 3, "evaluate": 1 + 1}
+    assert project.jobs() == chosen | tried | GATHER | OF_ALL
+    auto = results / "a/postprocess/auto"
+    assert read_json(auto / "choice.json")["chosen"] == "none"  # of four patients nothing is sure
+    assert read_json(auto / "strategy.json") == []
+    for part, raw in (("train", "train/raw"), ("test", "test")):
+        for path in (auto / "predictions" / part).glob("*.nii.gz"):
+            same = read_labels(results / "a/predictions" / raw / path.name).array
+            np.testing.assert_array_equal(read_labels(path).array, same)
+    scores = read_rows(auto / "postprocess_results.csv")
+    assert scores == read_rows(results / "a/results.csv")
+    ranked = {row["strategy"] for row in read_rows(results / "rank/ranking.csv")}
+    assert ranked == {"a/raw", "a/s1", "a/s2", "a/auto"}
+
+    files = project.made()
+    search["min_volume_mm3"] = [0, 5]
+    more = {"tried": 2, "postprocess": 2 * 2 + 3, "evaluate": 2 + 1}
+    assert project.jobs() == chosen | more | GATHER | OF_ALL
+    assert all("/min-5mm3" in path for path in project.changed(files))
+
+
+@pytest.mark.slow
+def test_strategies_may_look_at_probabilities_and_be_of_the_users_own(project):
+    del project.config["experiments"]["b"]
+    project.jobs()
+    (project.folder / "my_steps.py").write_text(
+        "def only(labels, mask, *, keep):\n    return labels * (labels == keep)\n"
+    )
+    step = {"transform": "my_steps:only", "apply_to_labels": [-1], "per_label": False}
+    project.write_strategy("s1", [step | {"kwargs": {"keep": 1}}])
+    of_one = {"postprocess": 3, "evaluate": 1, "keep_strategy": 1}
+    assert project.jobs() == of_one | GATHER | OF_ALL
+    (project.folder / "my_steps.py").write_text(
+        "def only(labels, mask, *, keep):\n    return labels * (labels != keep)\n"
+    )
+    assert project.jobs() == {"postprocess": 3, "evaluate": 1} | GATHER | OF_ALL
+
+    step = {"transform": "remove_by_mean_probability", "apply_to_labels": [-1], "per_label": True}
+    project.write_strategy("s2", [step])
+    again = {"predict": 2, "predict_test": 1, "postprocess": 6, "evaluate": 3, "keep_strategy": 1}
+    assert project.jobs() == again | GATHER | OF_ALL
+    predictions = project.folder / "results/a/predictions"
+    assert len(list(predictions.rglob("probabilities/*.nii.gz"))) == 5
+    files = project.made()
+    project.write_strategy("s2", SMALL)
+    project.jobs()
+    assert not [path for path in project.changed(files) if path.startswith("results/a/predictions")]
+
+    project.write_strategy("s2", [step])
+    project.config["predict"]["restore"] = "labels"
+    project.config["ensemble"] = {"both": {"experiments": ["a", "c"]}}
+    project.config["experiments"]["c"] = {}
+    code, output, jobs = project.run()
+    assert code == 1
+    assert jobs == {}
+    assert "ensemble.both: expected no ensemble beside strategies/s2.json" in output
+    assert (
+        "predict.restore of a: expected probabilities, at which strategies/s2.json looks" in output
+    )
+
 
 @pytest.mark.slow
 def test_experiments_are_combined_and_the_ensemble_is_scored_as_they_are(project):
