@@ -130,6 +130,8 @@ def show_summary(results: str) -> None:
     # The lock was written when the run began: an older summary is of other results.
     if path.exists() and path.stat().st_mtime >= lock.stat().st_mtime:
         sys.stdout.write(f"\n{path.read_text()}\nReport: {path.with_name('report.html')}\n")
+        for choice in sorted(Path(results).glob("*/postprocess/auto/choice.json")):
+            sys.stdout.write(f"{choice.parts[-4]}/auto: {read_json(choice)['sentence']}\n")
     for name, reason in _left_out(Path(results)).items():
         sys.stdout.write(f"Left out: {name}: {reason}\n")
 

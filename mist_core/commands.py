@@ -279,7 +279,8 @@ def _snakemake(
     if again := [*args.forcerun, *(rules if given["overwrite"] else [])]:
         command += ["--forcerun", *again]
     if workers := given.get("num_workers_evaluate"):
-        command += ["--set-threads", f"evaluate={workers}", f"evaluate_strategy={workers}"]
+        scoring = ("evaluate", "evaluate_strategy", "evaluate_tried")
+        command += ["--set-threads", *(f"{rule}={workers}" for rule in scoring)]
     if not any(CORES.fullmatch(word) for word in others):
         workers = [given[name] for name in flags.cores if given[name]]
         command += ["--cores", str(max(workers)) if workers else "all"]

@@ -37,6 +37,7 @@ Stage = Literal[
     "ensemble",
     "postprocess",
     "evaluate",
+    "choose",
     "rank",
     "report",
 ]
@@ -72,6 +73,7 @@ RESERVED_EXPERIMENTS = (
     "fingerprints",
     "descriptions",
     "rank",
+    "strategies",
     "test",
 )
 
@@ -324,10 +326,36 @@ class Predict(Section):
     )
 
 
+Largest = Literal["none", "group", "label"]
+Mm3 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Search(Section):
+    """What ``auto`` tries: every combination of these."""
+
+    keep_largest: Annotated[list[Largest], Field(min_length=1)] = Field(
+        ["none", "group", "label"],
+        description="only the largest component: of all labels together, or of each label",
+    )
+    min_volume_mm3: Annotated[list[Mm3], Field(min_length=1)] = Field(
+        [0, 10, 100], description="components of each label with less volume become background"
+    )
+    fill_holes: Annotated[list[bool], Field(min_length=1)] = Field(
+        [False, True], description="background that a label encloses gets the label"
+    )
+
+
 class Postprocess(Section):
     """Named strategies, each a JSON file; the file's stem is its name."""
 
     strategies: list[str] = Field(default_factory=list)
+    auto: bool = Field(False, description="choose one more by cross-validation, among search")
+    search: Search = Search()
+
+
+def in_full(postprocess: Any) -> Any:
+    """``postprocess: auto`` in full; anything else as it is."""
+    return {"auto": True} if postprocess == "auto" else postprocess
 
 
 # Whose definitions of metrics there are: those of mist_core.metrics.PRESETS.
@@ -366,6 +394,31 @@ class Evaluate(Section):
     classes: Auto | dict[str, Labels] = Field(
         "auto", description="name: label values; auto: final_classes of the dataset"
     )
+
+
+Scheme = Literal["rank-then-aggregate", "aggregate-then-rank", "test-based"]
+NanPolicy = Literal["worst", "skip", "refuse"]
+SCHEMES: tuple[str, ...] = get_args(Scheme)
+NAN_POLICIES: tuple[str, ...] = get_args(NanPolicy)
+
+
+class Rank(Section):
+    """How candidates are ranked by their scores, and how it is found out how sure that is."""
+
+    scheme: Scheme = Field(
+        "rank-then-aggregate",
+        description="ranks in each case, or of the means, or by tests won; then averaged",
+    )
+    nan: NanPolicy = Field(
+        "worst",
+        description="a missing score ranks last, is left out for all candidates, or is an error",
+    )
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="class, metric or <class>_<metric>: weight; others have 1"
+    )
+    bootstraps: int = Field(1000, ge=0, description="times that patients are drawn again")
+    seed: int = Field(0, ge=0, description="of the bootstraps")
+    alpha: float = Field(0.05, gt=0, lt=1, description="p after Holm that counts as better")
 
 
 class EvaluatedClass(Section):
@@ -433,8 +486,11 @@ class Config(Section):
     preprocess: Preprocess = Preprocess()
     train: Train = Train()
     predict: Predict = Predict()
-    postprocess: Postprocess = Postprocess()
+    postprocess: Annotated[
+        Postprocess, BeforeValidator(in_full, json_schema_input_type=Auto | Postprocess)
+    ] = Postprocess()
     evaluate: Evaluate = Evaluate()
+    rank: Rank = Rank()
     experiments: dict[Name, Overrides] = Field(
         default_factory=dict, description="name: overrides; none: one experiment, default"
     )
@@ -658,6 +714,15 @@ def read_evaluated_classes(fields: Any, source: str) -> dict[str, EvaluatedClass
         raise DataError(f"{source}: expected classes by name, found {type(fields).__name__}.")
     try:
         return TypeAdapter(dict[str, EvaluatedClass]).validate_python(fields)
+    except ValidationError as error:
+        raise_all(_lines(error, ""), source)
+        raise
+
+
+def read_rank(values: Mapping[str, Any], source: str) -> Rank:
+    """Check settings of a ranking that came from files and flags: all mistakes in one DataError."""
+    try:
+        return Rank.model_validate(values)
     except ValidationError as error:
         raise_all(_lines(error, ""), source)
         raise

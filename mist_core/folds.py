@@ -115,7 +115,20 @@ def set_aside(
 
 def read_patients(case_table: Path) -> dict[str, str]:
     """The patient of each case of a user's table; none where it has no such column."""
-    return {row["id"]: row["patient"] for row in read_rows(case_table) if row.get("patient")}
+    return {
+        row.get("id", ""): row["patient"] for row in read_rows(case_table) if row.get("patient")
+    }
+
+
+def patients_of(table: Path, cases: Iterable[str]) -> dict[str, str]:
+    """The patient of every case, from a table that may have others, too."""
+    patients = read_patients(table)
+    if missing := sorted(set(cases) - patients.keys()):
+        raise DataError(
+            f"{table}: expected a patient of every case, found none of {', '.join(missing[:5])}"
+            f"{' and others' if len(missing) > 5 else ''}. Add them, or leave out --case-table."
+        )
+    return patients
 
 
 def read_case_table(

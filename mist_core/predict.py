@@ -126,20 +126,24 @@ def predict_array(
     return predict_preprocessed(models, done.image, done.origin, settings).labels.array
 
 
-def predict_case(
-    models: Sequence[TrainedModel], image: Path, geometry: Path, settings: Predict
-) -> Volume:
-    """The label map of one preprocessed case, from the files that preprocess wrote."""
-    origin = Origin.from_json(read_json(geometry))
-    return predict_preprocessed(models, open_array(image), origin, settings).labels
-
-
 @dataclass(frozen=True, eq=False)
 class Predicted:
     """A label map on the grid of the scanner, and the probabilities it was made of."""
 
     labels: Volume
     probabilities: NDArray[np.float32] | None = None  # (K, Z, Y, X), where they were asked for
+
+
+def predict_case(
+    models: Sequence[TrainedModel],
+    image: Path,
+    geometry: Path,
+    settings: Predict,
+    probabilities: bool = False,
+) -> Predicted:
+    """The label map of one preprocessed case, from the files that preprocess wrote."""
+    origin = Origin.from_json(read_json(geometry))
+    return predict_preprocessed(models, open_array(image), origin, settings, probabilities)
 
 
 @enough_memory(

@@ -1,113 +1,307 @@
-"""Rank experiments and strategies by their scores on the same cases.
+"""Rank experiments and strategies by their scores on the same cases, and say how sure that is.
 
-For each case and metric the candidates are ranked, 1 the best, ties sharing the mean of their
-ranks; a candidate's score is its mean rank. Bakas et al., arXiv 1811.02629 (BraTS).
+The default is the scheme of Bakas et al., arXiv 1811.02629 (BraTS): for each case and metric the
+candidates are ranked, 1 the best, ties sharing the mean of their ranks; the mean rank decides.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+from numpy.typing import NDArray
 
-from mist_core.dataset import RESERVED_IDS
+from mist_core.config import Rank
 from mist_core.errors import DataError
-from mist_core.metrics import lowest_best, metric_of, split_column
+from mist_core.ranking import (
+    SCHEMES,
+    Array,
+    Stability,
+    bootstrap,
+    differences,
+    effect_size,
+    final_ranks,
+    holm,
+    numbered,
+    p_values,
+    patient_ranks,
+    settled,
+)
+from mist_core.results import Results, column_weights, some
 
-Rows = Sequence[Mapping[str, str]]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """K candidates, in the order given, ranked by M columns of P patients.
+
+    ``scores`` (K) decide, the lowest the best; ``by_column`` (K, M) are those of single columns,
+    ``by_scheme`` (K each) those of all schemes. ``ranks`` (K, P) are mean ranks of patients, which
+    ``p`` (K, K) compares; ``p_holm`` is corrected. ``stability`` is None without bootstraps.
+    """
+
+    settings: Rank
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    weights: Array
+    n_cases: int
+    scores: Array
+    by_column: Array
+    by_scheme: Mapping[str, Array]
+    ranks: Array
+    p: Array
+    p_holm: Array
+    stability: Stability | None
+    n_missing: int
+    missing: str
+
+    @property
+    def order(self) -> list[int]:
+        """Candidates from the best to the worst; those that tie as they were given."""
+        return [int(i) for i in np.argsort(self.scores, kind="stable")]
 
 
 def rank(
-    tables: Mapping[str, Rows],
-    directions: Mapping[str, str] | None = None,
-    id_column: str = "id",
-) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """Summary rows (strategy, average_rank), best first, and mean ranks per column.
+    results: Results, settings: Rank | None = None, patient_of: Mapping[str, str] | None = None
+) -> Ranking:
+    """Rank the candidates; the cases of a patient are averaged, and stay together in bootstraps.
 
-    ``tables`` maps a candidate's name to the rows of its results.csv; summary rows are left out.
-    ``directions`` says of other columns whether "higher" or "lower" is better. Raises DataError
-    when the tables do not have the same cases and columns, or a value is missing.
+    Raises DataError for missing scores if they are to be refused, for weights that do not fit the
+    columns, and when no score is left to rank by.
     """
-    names = list(tables)
-    for name, rows in tables.items():
-        if not rows or id_column not in rows[0]:
-            raise DataError(
-                f"results of {name}: expected rows with a column {id_column}, found none. Name "
-                "the column of the cases."
-            )
-    tables = {n: [{**row, "id": row[id_column]} for row in rows] for n, rows in tables.items()}
-    columns, ids = _shared_layout(tables, id_column)
-    ways = {c: _direction(c, directions or {}) for c in columns}
-    columns = [c for c in columns if ways[c] != "neither"]  # a volume is not better than another
-    if not columns:
+    settings = settings or Rank()
+    weights = column_weights(results.columns, settings.weights)
+    columns = np.array(results.columns)[weights > 0]
+    values, weights = results.values[..., weights > 0], weights[weights > 0]
+    missing = np.isnan(values)
+    if settings.nan == "refuse" and missing.any():
+        _refuse(results, columns, missing)
+    values = settled(values, settings.nan)
+    known = ~np.isnan(values[0])
+    if not known.any():
         raise DataError(
-            f"results: expected a metric that can be ranked, found {', '.join(ways)}. Add another."
+            "results: expected a case and a metric with a score of every candidate, found none. "
+            "Evaluate again, or rank with nan: worst."
         )
-    values = np.array(
-        [[[_number(row, c, n) for c in columns] for row in _cases(tables[n], ids)] for n in names]
-    )  # (candidates, cases, columns)
-    for i, column in enumerate(columns):
-        values[..., i] = lowest_best(values[..., i], ways[column])
-    ranks = rankdata(values, method="average", axis=0)
-    average = ranks.mean(axis=(1, 2))
-    best_first = np.argsort(average, kind="stable")
-    summary: list[dict[str, object]] = [
-        {"strategy": names[i], "average_rank": round(float(average[i]), 4)} for i in best_first
+    # Of cases and columns that tell nothing nothing is drawn.
+    values = values[:, known.any(axis=1)][..., known.any(axis=0)]
+    columns, weights = columns[known.any(axis=0)], weights[known.any(axis=0)]
+    ids = [
+        case for case, some_known in zip(results.ids, known.any(axis=1), strict=True) if some_known
     ]
-    detailed: list[dict[str, object]] = [
-        {"strategy": names[i]}
-        | {c: round(float(r), 4) for c, r in zip(columns, ranks[i].mean(axis=0), strict=True)}
-        for i in best_first
+    patients = numbered(ids, patient_of)
+    scheme = SCHEMES[settings.scheme]
+    ranks = patient_ranks(values, weights, patients)
+    p = p_values(ranks)[0]
+    given = values, weights, patients
+    options = settings.bootstraps, settings.seed, settings.alpha
+    stability = bootstrap(scheme, *given, *options) if options[0] and patients.max() > 0 else None
+    by_scheme = {name: each(*given, alpha=settings.alpha)[0] for name, each in SCHEMES.items()}
+    single = [
+        scheme(values[..., [m]], np.ones(1), patients, alpha=settings.alpha)[0]
+        for m in range(len(columns))
     ]
-    return summary, detailed
+    return Ranking(
+        settings=settings,
+        names=results.names,
+        columns=tuple(columns.tolist()),
+        weights=weights,
+        n_cases=len(ids),
+        scores=by_scheme[settings.scheme],
+        by_column=np.stack(single, axis=1),
+        by_scheme=by_scheme,
+        ranks=ranks,
+        p=p,
+        p_holm=holm(p),
+        stability=stability,
+        n_missing=int(missing.sum()),
+        missing=_what_was_missing(results.names, missing, settings.nan),
+    )
 
 
-def _number(row: Mapping[str, str], column: str, name: str) -> float:
-    try:
-        value = float(row[column])
-    except (TypeError, ValueError):  # a row that is too short, a cell that is no number
-        value = math.nan
-    if math.isnan(value):
-        raise DataError(
-            f"results of {name}: expected a number for {column} of {row['id']}, "
-            f"found {row[column]!r}. Evaluate again, or choose for evaluate.metrics what empty "
-            "masks are worth (both_empty, reference_empty, prediction_empty)."
+def _refuse(results: Results, columns: NDArray[Any], missing: NDArray[np.bool_]) -> None:
+    cells = [
+        f"{columns[m]} of {results.ids[n]} of {results.names[k]}"
+        for k, n, m in np.argwhere(missing)
+    ]
+    raise DataError(
+        f"results: expected a number for every score, found none for {some(cells)}. Evaluate "
+        "again, choose for evaluate.metrics what empty masks are worth (both_empty, "
+        "reference_empty, prediction_empty), or rank with nan: worst or skip."
+    )
+
+
+def _what_was_missing(names: tuple[str, ...], missing: NDArray[np.bool_], policy: str) -> str:
+    """What was done about missing scores, in a sentence or two."""
+    if not missing.any():
+        return "No score was missing."
+    of_each = [
+        f"{number} of {name}"
+        for name, number in zip(names, missing.sum(axis=(1, 2)).tolist(), strict=True)
+        if number
+    ]
+    lines = [f"{missing.sum()} of {missing.size} scores were missing ({some(of_each)})."]
+    of_all = int(missing.all(axis=0).sum())
+    if policy == "skip":
+        lines.append(
+            f"{_cells(int(missing.any(axis=0).sum()))} left out for all candidates (skip)."
         )
-    return value
-
-
-def _direction(column: str, directions: Mapping[str, str]) -> str:
-    given = directions.get(column)
-    if given not in (None, "higher", "lower"):
-        raise DataError(f"direction of {column}: expected higher or lower, found {given!r}.")
-    return given or better(column)
-
-
-def better(column: str) -> str:
-    """Which values of ``<class>_<metric>`` are better: higher, lower, near_zero, or neither."""
-    parts = split_column(column)
-    if parts is None:
-        raise DataError(
-            f"results: expected columns <class>_<metric>, found {column!r}. Say in the metric "
-            "direction overrides whether higher or lower is better."
+        return " ".join(lines)
+    if of_all:
+        lines.append(f"{_cells(of_all)} left out, since every candidate misses them.")
+    if missing.sum() > of_all * len(names):
+        lines.append(
+            "The others rank last in their case and metric (worst); if they mean that there was "
+            "nothing to find, choose skip."
         )
-    return metric_of(parts[1]).better
+    return " ".join(lines)
 
 
-def _shared_layout(tables: Mapping[str, Rows], id_column: str) -> tuple[list[str], list[str]]:
-    first, *others = tables
-    columns = [c for c in tables[first][0] if c not in ("id", id_column)]
-    ids = [row["id"] for row in tables[first] if row["id"] not in RESERVED_IDS]
-    for name in others:
-        there = {row["id"] for row in tables[name]} - set(RESERVED_IDS)
-        if there != set(ids) or set(tables[name][0]) - {"id", id_column} != set(columns):
-            raise DataError(
-                f"results of {name}: expected the cases and columns of {first}, found others "
-                f"({sorted(there ^ set(ids))[:5]}). Evaluate both on the same cases."
-            )
-    return columns, ids
+def _cells(number: int) -> str:
+    return "One case of one metric was" if number == 1 else f"{number} cases of a metric were"
 
 
-def _cases(rows: Rows, ids: Sequence[str]) -> list[Mapping[str, str]]:
-    by_id = {row["id"]: row for row in rows}
-    return [by_id[i] for i in ids]
+# --- what is written ---------------------------------------------------------------------------
+
+
+def summary_rows(ranking: Ranking) -> Rows:
+    """strategy, average_rank; best first."""
+    return [
+        {"strategy": ranking.names[i], "average_rank": round(float(ranking.scores[i]), 4)}
+        for i in ranking.order
+    ]
+
+
+def detailed_rows(ranking: Ranking) -> Rows:
+    """strategy, and what it has in the ranking by each column alone; best first."""
+    return [
+        {"strategy": ranking.names[i]}
+        | {
+            column: round(float(score), 4)
+            for column, score in zip(ranking.columns, ranking.by_column[i], strict=True)
+        }
+        for i in ranking.order
+    ]
+
+
+def significance_rows(ranking: Ranking) -> Rows:
+    """The matrix of p, not corrected, that a row is better than a column; as given.
+
+    The diagonal is empty, and all is for fewer than two patients.
+    """
+    return [
+        {"strategy": name}
+        | {
+            other: "" if np.isnan(p) else float(p)
+            for other, p in zip(ranking.names, row, strict=True)
+        }
+        for name, row in zip(ranking.names, ranking.p, strict=True)
+    ]
+
+
+def described(ranking: Ranking) -> dict[str, Any]:
+    """All of a ranking for JSON; None for what is not defined."""
+    settings, names, stability = ranking.settings, ranking.names, ranking.stability
+    tau = stability.tau if stability else np.array([])
+    return {
+        "scheme": settings.scheme,
+        "n_cases": ranking.n_cases,
+        "n_patients": ranking.ranks.shape[1],
+        "columns": list(ranking.columns),
+        "weights": dict(zip(ranking.columns, ranking.weights.tolist(), strict=True)),
+        "missing": {
+            "policy": settings.nan,
+            "sentence": ranking.missing,
+            "cells": ranking.n_missing,
+        },
+        "bootstraps": settings.bootstraps if stability else 0,
+        "seed": settings.seed,
+        "alpha": settings.alpha,
+        "verdict": verdict(ranking),
+        "candidates": [_candidate(ranking, i) for i in ranking.order],
+        "kendall_tau": {
+            "mean": _number(tau.mean()) if tau.size else None,
+            "ci_low": _number(np.percentile(tau, 2.5)) if tau.size else None,
+            "ci_high": _number(np.percentile(tau, 97.5)) if tau.size else None,
+        },
+        "pairs": [_pair(ranking, i, j) for i in ranking.order for j in ranking.order if i != j],
+        "schemes": {
+            name: dict(zip(names, final_ranks(scores).tolist(), strict=True))
+            for name, scores in ranking.by_scheme.items()
+        },
+    }
+
+
+def _candidate(ranking: Ranking, i: int) -> dict[str, Any]:
+    stability = ranking.stability
+    return {
+        "strategy": ranking.names[i],
+        "rank": float(final_ranks(ranking.scores)[i]),
+        "average_rank": _number(ranking.scores[i]),
+        "ci_low": _number(stability.low[i]) if stability else None,
+        "ci_high": _number(stability.high[i]) if stability else None,
+        "frequencies": [_number(f) for f in stability.frequencies[i]] if stability else [],
+    }
+
+
+def _pair(ranking: Ranking, i: int, j: int) -> dict[str, Any]:
+    difference = differences(ranking.ranks[i], ranking.ranks[j])
+    return {
+        "strategy": ranking.names[i],
+        "other": ranking.names[j],
+        "p": _number(ranking.p[i, j]),
+        "p_holm": _number(ranking.p_holm[i, j]),
+        "wins": _number(ranking.stability.wins[i, j]) if ranking.stability else None,
+        "effect_size": _number(effect_size(difference)),
+        "difference": _number(difference.mean()),
+    }
+
+
+def _number(value: float) -> float | None:
+    """Six digits; None for NaN, which JSON does not have."""
+    return None if np.isnan(value) else float(f"{value:.6g}")
+
+
+# --- verdict -----------------------------------------------------------------------------------
+
+
+def verdict(ranking: Ranking) -> str:
+    """Who is best, and whether that is more than chance, in a sentence or two."""
+    names, order = ranking.names, ranking.order
+    if len(names) == 1:
+        return f"{names[0]} is the only candidate: there is nothing to compare."
+    leaders = [i for i in order if ranking.scores[i] == ranking.scores[order[0]]]
+    if len(leaders) > 1:
+        who = f"{', '.join(names[i] for i in leaders[:-1])} and {names[leaders[-1]]}"
+        if (ranking.ranks[leaders] == ranking.ranks[leaders[0]]).all():
+            return f"{who} cannot be told apart: p = 1, they rank alike in every patient."
+        return f"{who} share the first place: none of them is better than the others."
+    if ranking.ranks.shape[1] < 2:
+        before = f"{names[order[0]]} ranks before {names[order[1]]}"
+        return f"{before}, but one patient is too few to test."
+    return _first_against_second(ranking, *order[:2])
+
+
+def _first_against_second(ranking: Ranking, first: int, second: int) -> str:
+    names, p, alpha = ranking.names, ranking.p_holm, ranking.settings.alpha
+    how = f"{_p_in_words(p[first, second])} (Holm)"
+    if ranking.stability:
+        how += f", in {100 * ranking.stability.wins[first, second]:.0f} % of bootstraps"
+    if p[first, second] <= alpha:
+        said = f"{names[first]} is better than {names[second]} with {how}."
+    else:
+        said = f"{names[first]} ranks before {names[second]}, but that may be chance: {how}."
+    others = len(names) - 1
+    beaten = int((p[first] <= alpha).sum())
+    if beaten:
+        return said + (f" It is better than {beaten} of the {others} others." if others > 1 else "")
+    n_patients = ranking.ranks.shape[1]
+    least = 0.5**n_patients * len(names) * others  # p where one is better in every patient
+    if least > alpha:
+        said += f" With {n_patients} patients no difference could be more."
+    return said
+
+
+def _p_in_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

@@ -223,7 +223,9 @@ def test_cores_are_those_of_the_workers_unless_they_are_named(tmp_path, words, c
     command, _ = planned(tmp_path, *words)
     assert (after(command, "--cores") if "--cores" in command else None) == cores
     if "--num-workers-evaluate" in words:
-        assert after(command, "--set-threads") == ["evaluate=2", "evaluate_strategy=2"]
+        assert after(command, "--set-threads") == [
+            *("evaluate=2", "evaluate_strategy=2", "evaluate_tried=2")
+        ]
 
 
 def test_another_config_does_not_touch_that_of_a_run_at_work(tmp_path):

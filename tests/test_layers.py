@@ -30,6 +30,10 @@ LAYERS = (
         "pictures",
         "inputs",
         "quality",
+        "transforms",
+        "ranking",
+        "results",
+        "search",
     ),
     (
         *("device", "parallel", "augment", "patches", "losses", "models", "optimizers"),
@@ -38,7 +42,7 @@ LAYERS = (
     ),
     (
         *("analyze", "describe", "preprocess", "train", "predict", "postprocess", "evaluate"),
-        *("rank", "report"),
+        *("choose", "rank", "report"),
     ),
     ("cli",),
     ("commands", "progress"),

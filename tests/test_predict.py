@@ -395,7 +395,7 @@ def test_a_case_is_predicted_on_its_own_grid(preprocessed, model_file):
     folder, geometry = preprocessed
     models = load_model(model_file, device=CPU)
     files = folder / "images/a.npy", folder / "geometry/a.json"
-    found = predict_case(models, *files, Predict(flips=False))
+    found = predict_case(models, *files, Predict(flips=False)).labels
     assert found.array.shape == geometry.shape
     assert found.geometry.matches(geometry, 1e-6)
     assert set(np.unique(found.array)) <= set(LABELS)

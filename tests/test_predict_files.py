@@ -410,6 +410,18 @@ def test_a_strategy_changes_label_maps_and_what_is_measured(models, images, tmp_
     assert times(out) != before
 
 
+def test_a_strategy_may_look_at_probabilities_that_are_not_written(models, images, tmp_path):
+    """Nothing has a mean probability of 1, everything one of 0."""
+    paths = table(tmp_path / "p.csv", images, ["001"])
+    step = {"transform": "remove_by_mean_probability", "apply_to_labels": [-1], "per_label": True}
+    out = tmp_path / "out"
+    for least, left in ((1.0, False), (0.0, True)):
+        write_json(tmp_path / "s.json", [step | {"kwargs": {"min_mean_probability": least}}])
+        predict(models, out, "--paths-csv", paths, "--postprocess-strategy", tmp_path / "s.json")
+        assert label_maps(out)["001.nii.gz"].any() == left
+    assert not (out / "probabilities").exists()
+
+
 def test_odd_volumes_are_flagged_and_cost_no_exit_code(models, images, tmp_path):
     known = {"organ": {"smallest_ml": 1e3, "largest_ml": 2e3, "in_every_case": True}}
     plan = plan_with(training_volumes=known)

@@ -200,8 +200,10 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     project.config["evaluate"]["classes"] = {"whole": [1, 2, 4]}
     assert project.jobs() == {"evaluate": 6} | OF_ALL
 
+    # Neither needs anything of the other.
     project.config["analyze"]["data_dump"] = True
-    assert project.jobs() == {"describe": 2, "data_dump": 1}
+    project.config["rank"] = {"weights": {"dice": 2}}
+    assert project.jobs() == {"describe": 2, "data_dump": 1} | OF_ALL
 
     project.config["experiments"]["b"]["train"]["epochs"] = 2
     assert project.jobs() == OF_ONE_EXPERIMENT | GATHER | OF_ALL

@@ -30,6 +30,7 @@ from mist_core.config import (
     LOSSES_OF_DISTANCES,
     OF_NO_CONSEQUENCE,
     Config,
+    in_full,
     merged,
     read_config,
 )
@@ -43,6 +44,7 @@ from mist_core.own import check, is_own, source_of
 from mist_core.plan import left_out_of, part_read_by
 from mist_core.progress import Work, follow
 from mist_core.regions import membership, mirrored_regions
+from mist_core.search import strategies
 from mist_core.sources import sources_of
 from mist_core.topology import planned_as
 
@@ -67,6 +69,7 @@ STAGES_WITH_MEMORY = (
     "postprocess",
     "evaluate",
 )
+AUTO = "auto"  # the strategy that is chosen
 # None on a cluster, where a machine's cores are not known here; its profile sets the threads.
 CORES = workflow.resource_settings.cores
 CLUSTER_THREADS = 8
@@ -77,7 +80,9 @@ LARGEST_CHUNK = 64
 def checked():
     """The config, the dataset and its cases; a list of all problems ends the run."""
     problems = []
-    values = config if config.get("dataset") else merged(config, demo_config())
+    values = config | {"postprocess": in_full(config.get("postprocess"))}
+    if not config.get("dataset"):
+        values = merged(values, demo_config())
     try:
         chosen = read_config(values)
     except DataError as error:
@@ -99,7 +104,7 @@ def checked():
         problems.append(str(error))
     facts = description.facts() if description else DEMO_FACTS
     problems += problems_of_training(chosen, facts)
-    problems += problems_of_strategies(chosen.postprocess.strategies, facts["labels"])
+    problems += problems_of_strategies(chosen, facts["labels"])
     try:
         folds = folds_of(chosen, found.train)
         problems += problems_of_folds(chosen)
@@ -240,8 +245,11 @@ def demo_config():
     return yaml.safe_load(path.read_text())
 
 
-def problems_of_strategies(paths, labels):
-    """Unreadable strategy files, unusable names, labels that the dataset does not have."""
+def problems_of_strategies(chosen, labels):
+    """Unreadable strategy files, unusable names, labels that the dataset does not have, and
+    probabilities that are not there.
+    """
+    paths = chosen.postprocess.strategies
     if (
         not workflow.is_main_process or not paths
     ):  # checked by the process that submitted it
@@ -250,20 +258,53 @@ def problems_of_strategies(paths, labels):
 
     problems = []
     stems = [Path(path).stem for path in paths]
+    search = chosen.postprocess.search if chosen.postprocess.auto else None
+    taken = ["raw", AUTO, *(strategies(search, labels) if search else ())]
     for path, stem in zip(paths, stems):
-        if stem == "raw" or stems.count(stem) > 1:
+        if stem in taken or stems.count(stem) > 1:
             problems.append(
-                f"{path}: expected a file name that no other strategy has and that is not raw, "
-                f"found {stem}. Rename the file."
+                f"{path}: expected a file name that no other strategy has and that is neither raw "
+                f"nor auto, found {stem}. Rename the file."
             )
         try:
             if unknown := unknown_labels(read_strategy(Path(path)), labels):
                 problems.append(
                     f"{path}: expected labels among {list(labels)}, found {unknown}. Mend the file."
                 )
+            problems += problems_of_probabilities(chosen, path)
         except DataError as error:
             problems.append(str(error))
     return problems
+
+
+def problems_of_probabilities(chosen, path):
+    """What has no probabilities for a strategy that looks at them."""
+    if not looks_at_probabilities(path):
+        return []
+    of_labels = [
+        name
+        for name in chosen.experiment_names()
+        if chosen.for_experiment(name).predict.restore == "labels"
+    ]
+    problems = [
+        f"config: ensemble.{name}: expected no ensemble beside {path}, which looks at "
+        "probabilities, found one of label maps. Leave out one of them."
+        for name in chosen.ensemble
+    ]
+    problems += [
+        f"config: predict.restore of {name}: expected probabilities, at which {path} looks, found "
+        "labels. Change it, or leave out the strategy."
+        for name in of_labels
+    ]
+    return problems
+
+
+@cache
+def looks_at_probabilities(path):
+    """Whether a step of a strategy file needs the probabilities of predictions."""
+    from mist_core.postprocess import needs_probabilities, read_strategy
+
+    return needs_probabilities(read_strategy(Path(path)))
 
 
 def problems_of_classes(classes, labels):
@@ -370,6 +411,11 @@ TRAIN_CHUNKS = [name for name in CHUNKS if name not in TEST_CHUNKS]
 asked = CONFIG.folds_to_train
 TO_TRAIN = range(N_FOLDS) if asked == "auto" else sorted(set(asked))
 WHOLE = len(TO_TRAIN) == N_FOLDS
+# What is tried for the training cases, to choose from; of some folds alone nothing is chosen.
+CHOOSES = CONFIG.postprocess.auto and WHOLE
+STEPS = strategies(CONFIG.postprocess.search, FACTS["labels"]) if CHOOSES else {}
+TRIED = {name: f"{CONFIG.results}/strategies/{name}.json" for name in STEPS}
+RANKED = [*STRATEGIES, *([AUTO] if CHOOSES else [])]  # beside raw
 TO_PREDICT = [
     name for name in CHUNKS if WHOLE or FOLDS.get(CHUNKS[name][0]) in TO_TRAIN
 ]
@@ -433,7 +479,7 @@ wildcard_constraints:
     grid=any_of(GRIDS),
     fold=r"\d+",
     experiment=any_of(EXPERIMENTS),
-    strategy=any_of(STRATEGIES),
+    strategy=any_of([*STRATEGIES, *TRIED]),
 
 
 def chosen_for(wildcards):
@@ -732,6 +778,41 @@ def patient_table(wildcards, input):
     return case_table(wildcards, input) if PATIENTS else ""
 
 
+def output_probabilities(wildcards):
+    """An argument that lets predictions keep them, where a strategy looks at them."""
+    wanted = any(map(looks_at_probabilities, STRATEGIES.values()))
+    return "--output-probs" if wanted else ""
+
+
+def strategy_file(wildcards):
+    """The file of the strategy that a job belongs to."""
+    return (STRATEGIES | TRIED)[wildcards.strategy]
+
+
+def own_of_strategy(wildcards):
+    """A key of the user's own transforms in a strategy."""
+    if wildcards.strategy in TRIED:
+        return ""
+    from mist_core.postprocess import own_sources, read_strategy
+
+    return digest(own_sources(read_strategy(Path(STRATEGIES[wildcards.strategy]))))
+
+
+def labels_of_probabilities(wildcards):
+    """The plan, as an argument, for a strategy that looks at probabilities."""
+    path = STRATEGIES.get(wildcards.strategy)
+    if path is None or not looks_at_probabilities(path):
+        return ""
+    return f"--config {shlex.quote(f'{CONFIG.results}/config.json')}"
+
+
+def postprocessed(wildcards):
+    """Where the label maps of a strategy lie."""
+    strategy = wildcards.get("strategy", AUTO)
+    place = f"{CONFIG.results}/{wildcards.experiment}/postprocess/{strategy}"
+    return f"{place}/predictions/{part_of(wildcards)}"
+
+
 def part_of(wildcards):
     """``test`` or ``train``: the folder in which the cases of a chunk lie."""
     return "test" if wildcards.chunk in TEST_CHUNKS else "train"
@@ -757,7 +838,7 @@ def candidates():
     for experiment in PREDICTED:
         home = f"{CONFIG.results}/{experiment}"
         yield f"{experiment}/raw", f"{home}/results.csv", f"{home}/predictions/train/raw"
-        for strategy in STRATEGIES:
+        for strategy in RANKED:
             place = f"{home}/postprocess/{strategy}"
             yield (
                 f"{experiment}/{strategy}",
@@ -768,8 +849,15 @@ def candidates():
 
 def folder_to_score(wildcards):
     """The predictions of the training cases, raw or of the strategy that a job belongs to."""
-    name = f"{wildcards.experiment}/{wildcards.get('strategy', 'raw')}"
-    return next(folder for candidate, _, folder in candidates() if candidate == name)
+    home, strategy = f"{CONFIG.results}/{wildcards.experiment}", wildcards.get(
+        "strategy"
+    )
+    place = (
+        f"postprocess/{strategy}/predictions/train"
+        if strategy
+        else "predictions/train/raw"
+    )
+    return f"{home}/{place}"
 
 
 def manifests(folder, chunks, **names):
@@ -785,7 +873,7 @@ def of_every_case():
         "postprocess/{experiment}/{strategy}/",
         TO_PREDICT,
         experiment=PREDICTED,
-        strategy=STRATEGIES,
+        strategy=RANKED,
     )
     return by_experiment + by_strategy
 
@@ -820,7 +908,7 @@ def tests_on_grids():
 def results():
     """All that a run is for: made again if it is missing."""
     models = [f"models/fold_{fold}.pt" for fold in TO_TRAIN]
-    kept = [f"postprocess/{strategy}/strategy.json" for strategy in STRATEGIES]
+    kept = [f"postprocess/{strategy}/strategy.json" for strategy in RANKED]
     made = [f"{CONFIG.results}/{e}/{file}" for e in EXPERIMENTS for file in models]
     made += [f"{CONFIG.results}/{e}/{file}" for e in PREDICTED for file in kept]
     made += (

@@ -78,6 +78,9 @@ use rule evaluate as evaluate_strategy with:
         "<results>/logs/evaluate/{experiment}_{strategy}.log",
     benchmark:
         "<results>/benchmarks/evaluate/{experiment}_{strategy}.tsv"
+    wildcard_constraints:
+        experiment=any_of(PREDICTED),
+        strategy=any_of(RANKED),
     params:
         script=script("evaluate"),
         plan=plan("evaluate"),
@@ -87,3 +90,15 @@ use rule evaluate as evaluate_strategy with:
         patients=all_patients,
         case_table=patient_table,
         tracked=tracked,
+
+
+# Not in the report of Snakemake: there are many.
+use rule evaluate_strategy as evaluate_tried with:
+    output:
+        results="<results>/{experiment}/postprocess/{strategy}/postprocess_results.csv",
+        long="<results>/{experiment}/postprocess/{strategy}/postprocess_results_long.csv",
+        summary="<results>/{experiment}/postprocess/{strategy}/postprocess_results_summary.csv",
+        paths="<results>/{experiment}/postprocess/{strategy}/evaluation_paths.csv",
+    wildcard_constraints:
+        experiment=any_of(PREDICTED),
+        strategy=any_of(TRIED),

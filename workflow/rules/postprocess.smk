@@ -11,7 +11,7 @@ rule postprocess:
     input:
         before="<results>/done/predict/{experiment}/{chunk}.json",
         settled=settled,
-        strategy=lambda wildcards: STRATEGIES[wildcards.strategy],
+        strategy=strategy_file,
         code=code("postprocess"),
     output:
         "<results>/done/postprocess/{experiment}/{strategy}/{chunk}.json",
@@ -26,10 +26,12 @@ rule postprocess:
     params:
         script=script("postprocess"),
         cases=cases,
+        own=own_of_strategy,
+        labels=labels_of_probabilities,
         tracked=tracked,
         home=lambda wildcards: f"{CONFIG.results}/{wildcards.experiment}",
         raw=raw_part_of,
-        part=part_of,
+        folder=postprocessed,
     shell:
         r"""
         exec python {params.script:q} \
@@ -37,8 +39,8 @@ rule postprocess:
             --postprocess-strategy {input.strategy:q} \
             --case {params.cases:q} \
             --after {input.before:q} \
-            --output {params.home:q}/postprocess/{wildcards.strategy:q}/predictions/{params.part} \
-            --manifest {output:q} {params.tracked} \
+            --output {params.folder:q} \
+            --manifest {output:q} {params.labels} {params.tracked} \
             >{log:q} 2>&1
         """
 
@@ -52,6 +54,7 @@ rule keep_strategy:
         "<results>/logs/keep_strategy/{experiment}_{strategy}.log",
     wildcard_constraints:
         experiment=any_of(PREDICTED),
+        strategy=any_of(STRATEGIES),
     localrule: True
     conda:
         "../../envs/cpu.yaml"

@@ -33,6 +33,7 @@ rule predict:
         arrays=arrays(in_chunk),
         cases=cases,
         tracked=tracked,
+        probabilities=output_probabilities,
         jobs_per_gpu=jobs_per_gpu,
         numpy=subpath(input.arrays, parent=True),
         folder=lambda wildcards: (
@@ -48,7 +49,7 @@ rule predict:
             --after {input.arrays:q} \
             --jobs-per-gpu {params.jobs_per_gpu} \
             --output {params.folder:q} \
-            --manifest {output:q} {params.tracked} \
+            --manifest {output:q} {params.probabilities} {params.tracked} \
             >{log:q} 2>&1
         """
 

@@ -2,7 +2,8 @@
 Experiments and strategies against each other, and the report.
 
 in:  all results tables
-out: <results>/rank/ranking.csv, ranking_detailed.csv, <results>/report.html, summary.txt
+out: <results>/rank/ranking.csv, ranking_detailed.csv, significance.csv, ranking.json,
+     <results>/report.html, summary.txt
      <results>/done/cases.json, which is made only if no case of any stage failed, and tests.json,
      the same for the test cases as far as preprocessing
 """
@@ -52,6 +53,8 @@ rule rank:
     output:
         summary=report("<results>/rank/ranking.csv", category="Ranking"),
         detailed="<results>/rank/ranking_detailed.csv",
+        significance="<results>/rank/significance.csv",
+        all="<results>/rank/ranking.json",
     log:
         "<results>/logs/rank.log",
     benchmark:
@@ -62,6 +65,9 @@ rule rank:
     params:
         script=script("rank"),
         names=NAMES,
+        settings=settings("rank"),
+        patients=all_patients,
+        case_table=patient_table,
     shell:
         r"""
         exec python {params.script:q} \
@@ -69,6 +75,9 @@ rule rank:
             --names {params.names:q} \
             --output-csv {output.summary:q} \
             --output-detailed-csv {output.detailed:q} \
+            --significance-csv {output.significance:q} \
+            --output-json {output.all:q} \
+            --settings {params.settings:q} {params.case_table} \
             >{log:q} 2>&1
         """
 

@@ -7,7 +7,7 @@ defined, and NAME_summary.csv, with means and confidence intervals.
 import argparse
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError
 from mist_core.evaluate import Record
 from mist_core.files import read_json, read_rows, write_json, write_rows
-from mist_core.folds import read_patients
+from mist_core.folds import patients_of, read_patients
 from mist_core.io import read_labels
 
 WORST = "It counts with the worst values in the tables."
@@ -194,17 +194,6 @@ def read_pairs(table: Path, predictions: Path | None) -> dict[str, tuple[Path, P
         prediction = predictions / f"{row['id']}.nii.gz" if predictions else row["prediction"]
         pairs[row["id"]] = (Path(row["mask"]), Path(prediction))
     return pairs
-
-
-def patients_of(table: Path, cases: Iterable[str]) -> dict[str, str]:
-    """The patient of every case, from a table that may have others, too."""
-    patients = read_patients(table)
-    if missing := sorted(set(cases) - patients.keys()):
-        raise DataError(
-            f"{table}: expected a patient of every case, found none of {', '.join(missing[:5])}"
-            f"{' and others' if len(missing) > 5 else ''}. Add them, or leave out --case-table."
-        )
-    return patients
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from mist_core import cli
 from mist_core.errors import DataError
@@ -21,6 +22,13 @@ def main() -> None:
     p.add_argument("--num-workers-evaluate", type=int, default=1, help="processes for scoring")
     p.add_argument("--paths-csv", type=Path, help="CSV with id and mask, to score the result")
     p.add_argument("--eval-config", type=Path, help="config.json or evaluation JSON, to score")
+    p.add_argument(
+        "--probabilities",
+        type=Path,
+        help="folder of <id>.nii.gz by mist_predict --output-probs, for a strategy that looks at "
+        "them; none: probabilities/ beside the predictions",
+    )
+    p.add_argument("--config", type=Path, help="config.json with the labels, for probabilities")
     p.add_argument("--case", nargs="+", help="ids; only these, straight into the output folder")
     cli.add_case_options(p)
     args = p.parse_args()
@@ -41,25 +49,79 @@ def main() -> None:
 
 def process(args: argparse.Namespace, cases: list[str], output: Path) -> None:
     """Apply the strategy to some cases."""
+    from mist_core import io, postprocess
+
+    strategy = postprocess.read_strategy(args.postprocess_strategy)
+    labels = labels_of_probabilities(args, postprocess.needs_probabilities(strategy))
+    told = [args.postprocess_strategy.read_text(encoding="utf-8"), labels]
+    told += postprocess.own_sources(strategy)
 
     def source(case_id: str) -> Path:
         path: Path = args.base_predictions / f"{case_id}.nii.gz"
         return path
 
+    def probabilities(case_id: str) -> Path:
+        folder: Path = args.probabilities or args.base_predictions / "probabilities"
+        return folder / f"{case_id}.nii.gz"
+
     def key(case_id: str) -> str:
-        return cli.digest(args.postprocess_strategy.read_text(encoding="utf-8"), source(case_id))
+        return cli.digest(told, source(case_id), *([probabilities(case_id)] if labels else []))
 
-    def compute(case_id: str, folder: Path) -> None:
-        from mist_core import io, postprocess
+    def prepare(case_id: str) -> Any:
+        before, likely = io.read_labels(source(case_id)), None
+        if labels:
+            likely = read_probabilities(probabilities(case_id), labels, before)
+        return before, likely
 
-        strategy = postprocess.read_strategy(args.postprocess_strategy)
-        before = io.read_labels(source(case_id))
-        after = io.Volume(postprocess.postprocess(before.array, strategy), before.geometry)
+    def compute(case_id: str, folder: Path, prepared: Any) -> Any:
+        before, likely = prepared
+        grid = before.geometry
+        try:
+            after = postprocess.postprocess(before.array, strategy, grid.spacing, likely)
+        except DataError as error:
+            raise DataError(f"{args.postprocess_strategy}: {error}") from error
+        return io.Volume(after, grid)
+
+    def finish(case_id: str, folder: Path, after: Any) -> None:
         io.write_volume(folder / f"{case_id}.nii.gz", after)
 
-    work = cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute)
+    work = cli.CaseWork(
+        lambda case_id: [f"{case_id}.nii.gz"], key, compute, prepare=prepare, finish=finish
+    )
     asked = argparse.Namespace(**vars(args) | {"case": cases, "output": output})
     cli.do_asked(work, asked, args.num_workers_postprocess)
+
+
+def read_probabilities(path: Path, labels: list[int], before: Any) -> dict[int, Any]:
+    """The probabilities of every label, on the grid of the label map."""
+    from mist_core import io
+
+    found, grid = io.read_probabilities(path)
+    if len(found) != len(labels):
+        raise DataError(
+            f"{path}: expected the {len(labels)} classes of --config, found {len(found)}. Name the "
+            "config.json of the models."
+        )
+    if not grid.matches(before.geometry):
+        raise DataError(
+            f"{path}: expected the grid of the label map ({before.geometry}), found {grid}. Name "
+            "the probabilities of these predictions."
+        )
+    return dict(zip(labels, found, strict=True))
+
+
+def labels_of_probabilities(args: argparse.Namespace, needed: bool) -> list[int]:
+    """Whose probabilities are in the files, in their order; none where none are needed."""
+    if not needed:
+        return []
+    if not args.config:
+        raise DataError(
+            f"{args.postprocess_strategy}: expected --config with the config.json of the models, "
+            "for a step that looks at probabilities, found none. Name it."
+        )
+    from mist_core.plan import read_labels_of
+
+    return list(read_labels_of(args.config))
 
 
 def score(args: argparse.Namespace) -> None:

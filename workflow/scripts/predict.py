@@ -15,7 +15,23 @@ def main() -> None:
     p.add_argument("--models", type=Path, nargs="+", required=True, help="averaged")
     p.add_argument("--settings", type=json.loads, default={}, help="config section, as JSON")
     p.add_argument("--jobs-per-gpu", type=int, default=1, help="that may share a GPU")
+    p.add_argument(
+        "--output-probs", action="store_true", help="write probabilities/ID.nii.gz, too: much space"
+    )
     args = p.parse_args()
+
+    # Those that are there stay, so that a strategy that is taken out makes nothing again.
+    likely = {
+        case_id
+        for case_id in args.case
+        if args.output_probs or (args.output / f"probabilities/{case_id}.nii.gz").exists()
+    }
+    if args.settings.get("restore") == "labels":
+        likely = set()
+
+    def outputs(case_id: str) -> list[str]:
+        more = [f"probabilities/{case_id}.nii.gz"] if case_id in likely else []
+        return [f"{case_id}.nii.gz", *more]
 
     def arrays(case_id: str) -> tuple[Path, Path]:
         return args.numpy / f"images/{case_id}.npy", args.numpy / f"geometry/{case_id}.json"
@@ -36,14 +52,18 @@ def main() -> None:
 
         image, geometry = arrays(case_id)
         settings = Predict(**args.settings)
-        return predict.predict_case(loaded(), image, geometry, settings)
+        return predict.predict_case(loaded(), image, geometry, settings, case_id in likely)
 
-    def finish(case_id: str, folder: Path, volume: Any) -> None:
+    def finish(case_id: str, folder: Path, found: Any) -> None:
         from mist_core import io
 
+        volume = found.labels
         io.write_volume(folder / f"{case_id}.nii.gz", volume)
+        if found.probabilities is not None:
+            path = folder / f"probabilities/{case_id}.nii.gz"
+            io.write_probabilities(path, found.probabilities, volume.geometry)
 
-    work = cli.CaseWork(lambda case_id: [f"{case_id}.nii.gz"], key, compute, finish=finish)
+    work = cli.CaseWork(outputs, key, compute, finish=finish)
     cli.do_asked(work, args)
 
 

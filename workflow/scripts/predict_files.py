@@ -207,6 +207,8 @@ def work_of(
     obeyed = plan.model_dump(mode="json", exclude={"analysis", "left_out"})
     # Of the settings those that change a label map.
     told = [settings.overlap, settings.flips, [step.model_dump() for step in strategy or ()]]
+    told += postprocess.own_sources(strategy or [])
+    likely = args.output_probs or postprocess.needs_probabilities(strategy or [])
 
     @cache
     def loaded() -> Any:
@@ -236,9 +238,7 @@ def work_of(
         from mist_core import predict
 
         done, first = prepared
-        found = predict.predict_preprocessed(
-            loaded(), done.image, done.origin, settings, args.output_probs
-        )
+        found = predict.predict_preprocessed(loaded(), done.image, done.origin, settings, likely)
         return found, first
 
     def finish(case: str, folder: Path, computed: Any) -> None:
@@ -250,10 +250,23 @@ def work_of(
             path = folder / f"probabilities/{case}.nii.gz"
             io.write_probabilities(path, found.probabilities, volume.geometry)
         if strategy:
-            volume = io.Volume(postprocess.postprocess(volume.array, strategy), volume.geometry)
+            volume = changed(found)
         io.write_volume(folder / f"{case}.nii.gz", volume)
         missing = missing_channels(plan.dataset_info.images, cases[case].images)
         quality.write_quality(folder / "qc", case, first, volume, plan, missing)
+
+    def changed(found: Any) -> Any:
+        from mist_core import io
+
+        volume, by_label = found.labels, None
+        if found.probabilities is not None:
+            by_label = dict(zip(plan.dataset_info.labels, found.probabilities, strict=True))
+        spacing_mm = volume.geometry.spacing
+        try:
+            after = postprocess.postprocess(volume.array, strategy, spacing_mm, by_label)
+        except DataError as error:
+            raise DataError(f"{args.postprocess_strategy}: {error}") from error
+        return io.Volume(after, volume.geometry)
 
     work = cli.CaseWork(outputs, key, compute, prepare=prepare, finish=finish)
     if args.overwrite or cli.unfinished(work, list(cases), args.output):

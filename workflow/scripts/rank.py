@@ -1,10 +1,21 @@
-"""Rank experiments and strategies by their results tables."""
+"""Rank experiments and strategies by their results tables, and say how sure that is."""
 
+import argparse
+import json
+import logging
 from pathlib import Path
+from typing import Any
 
 from mist_core import cli, rank
+from mist_core.config import NAN_POLICIES, SCHEMES, read_rank
 from mist_core.errors import DataError
-from mist_core.files import read_json, read_rows, write_rows
+from mist_core.files import read_json, read_rows, write_json, write_rows
+from mist_core.folds import patients_of
+from mist_core.results import read_results
+
+log = logging.getLogger(__name__)
+# Flags that say what the section of the config does.
+OF_THE_SECTION = ("scheme", "nan", "bootstraps", "seed")
 
 
 def main() -> None:
@@ -17,25 +28,69 @@ def main() -> None:
         "--metric-direction-overrides", type=Path, help="JSON: column to higher or lower"
     )
     p.add_argument("--id-column", default="id", help="the column that names the case")
-    p.add_argument("--significance-csv", type=Path, help="not in this version yet")
+    p.add_argument("--significance-csv", type=Path, help="p that a row is better than a column")
+    p.add_argument("--output-json", type=Path, help="everything, with a verdict in words")
+    p.add_argument("--scheme", choices=SCHEMES, help="how ranks are made")
+    p.add_argument("--nan", choices=NAN_POLICIES, help="what a missing score is worth")
+    p.add_argument("--weights", type=Path, help="JSON: class, metric or column to weight")
+    p.add_argument("--bootstraps", type=int, help="times that patients are drawn again")
+    p.add_argument("--seed", type=int, help="of the bootstraps")
+    p.add_argument("--case-table", type=Path, help="CSV with the id of cases and their patient")
+    p.add_argument("--settings", type=json.loads, default={}, help="section of the config, as JSON")
     args = p.parse_args()
-    if args.significance_csv:
-        raise DataError("--significance-csv: this version has no test yet. Leave it out.")
 
+    tables, places = read_tables(args)
+    settings = read_rank(section(args), "rank")
+    directions = read_mapping(args.metric_direction_overrides)
+    results = read_results(tables, directions, args.id_column, places)
+    patients = patients_of(args.case_table, results.ids) if args.case_table else {}
+    ranking = rank.rank(results, settings, patients)
+    for line in (ranking.missing, rank.verdict(ranking)):
+        log.info(line)
+
+    tables_to_write = {
+        args.output_csv: rank.summary_rows(ranking),
+        args.output_detailed_csv: rank.detailed_rows(ranking),
+        args.significance_csv: rank.significance_rows(ranking),
+    }
+    for path, rows in tables_to_write.items():
+        if path:
+            write_rows(path, list(rows[0]), rows)
+    if args.output_json:
+        write_json(args.output_json, rank.described(ranking))
+
+
+def read_tables(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Rows and path of each table, by the name of its candidate."""
     names = args.names or [path.stem for path in args.results]
     if len(names) != len(args.results) or len(set(names)) < len(names):
         raise DataError(
             f"--names: expected a different name for each of {len(args.results)} tables, "
             f"found {', '.join(names)}."
         )
-    tables = {name: read_rows(path) for name, path in zip(names, args.results, strict=True)}
-    directions = {}
-    if args.metric_direction_overrides:
-        directions = read_json(args.metric_direction_overrides)
-    summary, detailed = rank.rank(tables, directions, args.id_column)
-    write_rows(args.output_csv, list(summary[0]), summary)
-    if args.output_detailed_csv:
-        write_rows(args.output_detailed_csv, list(detailed[0]), detailed)
+    written = (args.output_csv, args.output_detailed_csv, args.significance_csv, args.output_json)
+    for path in args.results:
+        if path in written:
+            raise DataError(f"{path}: expected other files to write, found a table to read.")
+    places = dict(zip(names, args.results, strict=True))
+    return {name: read_rows(path) for name, path in places.items()}, places
+
+
+def section(args: argparse.Namespace) -> dict[str, Any]:
+    """The section of the config, with what flags say instead."""
+    flags = {name: getattr(args, name) for name in OF_THE_SECTION}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if args.weights:
+        given["weights"] = read_mapping(args.weights)
+    return args.settings | given
+
+
+def read_mapping(path: Path | None) -> dict[str, Any]:
+    """A JSON of names to values; nothing without a file."""
+    found = read_json(path) if path else {}
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected names and values in braces, found {found!r}. Mend it.")
+    return found
 
 
 if __name__ == "__main__":

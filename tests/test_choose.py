@@ -1,0 +1,238 @@
+"""A strategy chosen by cross-validation, or none."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, ball, grid
+
+from mist_core.choose import GROUPS, choose, described
+from mist_core.config import Postprocess, Rank, Search, read_config
+from mist_core.errors import DataError
+from mist_core.files import read_json, write_json, write_rows
+from mist_core.io import read_labels, write_volume
+from mist_core.postprocess import read_strategy
+from mist_core.results import read_results
+from mist_core.search import strategies
+
+
+def chosen(settings=None, patients=None, **dice):
+    """A choice by Dice alone: the values of each candidate, one for each case."""
+    tables = {
+        name: [{"id": f"{n:03d}", "organ_dice": str(v)} for n, v in enumerate(values)]
+        for name, values in dice.items()
+    }
+    found = choose(read_results(tables), settings, patients)
+    return found, described(found, {name: [{"of": name}] for name in dice if name != "none"})
+
+
+def test_what_is_better_in_every_patient_is_chosen():
+    """All 12 differences have one sign: p = 1 / 2^12, of two tests twice that."""
+    found, told = chosen(none=[0.8] * 12, good=[0.9] * 12, bad=[0.7] * 12)
+    assert told["chosen"] == "good"
+    assert told["strategy"] == [{"of": "good"}]
+    assert [each["name"] for each in told["candidates"]] == ["good", "none", "bad"]
+    assert [each["average_rank"] for each in told["candidates"]] == [1, 2, 3]
+    assert told["candidates"][0]["p_holm"] == pytest.approx(2 / 2**12)
+    assert told["candidates"][0]["means"] == {"organ_dice": pytest.approx(0.9)}
+    assert [each["better_in"] for each in told["candidates"]] == [1, None, 0]
+    effect = told["held_out"]["columns"]["organ_dice"]
+    assert effect["none"] == pytest.approx(0.8)
+    assert effect["chosen"] == pytest.approx(0.9)
+    assert [effect[k] for k in ("difference", "ci_low", "ci_high")] == pytest.approx([0.1] * 3)
+    assert set(found.by_case.values()) == {1}
+    assert told["sentence"].startswith("good is better than no post-processing with p = 0.00049")
+    assert "organ_dice 0.9 in place of 0.8 (+0.1, 95 % interval +0.1 to +0.1)" in told["sentence"]
+
+
+def test_a_metric_whose_low_values_are_good_is_turned():
+    tables = {
+        name: [{"id": str(n), "organ_haus95": value} for n in range(8)]
+        for name, value in {"none": "4", "good": "3"}.items()
+    }
+    told = described(choose(read_results(tables)), {})
+    assert told["chosen"] == "good"
+    assert told["held_out"]["columns"]["organ_haus95"]["difference"] == -1
+
+
+def test_what_is_best_by_chance_is_not_chosen():
+    """Better in 7 of 12: of 2^12 signs 1586 have 7 or more, p = 0.387; the mean rank is lower."""
+    good = [0.9] * 7 + [0.7] * 5
+    found, told = chosen(none=[0.8] * 12, good=good)
+    assert found.scored.average_rank[1] < found.scored.average_rank[0]
+    assert told["candidates"][0]["p_holm"] == pytest.approx(1586 / 2**12)
+    assert (told["chosen"], told["strategy"]) == ("none", [])
+    assert "is not better with confidence, p = 0.39" in told["sentence"]
+
+
+def test_of_many_that_are_noise_one_ranks_before_none_and_none_is_kept():
+    """In at least 38 of 40 such runs; by the mean rank alone it would be in nearly none."""
+    kept = in_front = 0
+    for seed in range(40):
+        noise = np.random.default_rng(seed).normal(0.8, 0.05, (18, 20))
+        names = ["none", *(f"c{k}" for k in range(17))]
+        found, _ = chosen(**dict(zip(names, noise.tolist(), strict=True)))
+        kept += found.chosen == 0
+        in_front += found.scored.average_rank.argmin() != 0
+    assert in_front > 34
+    assert kept >= 38
+
+
+def test_a_choice_that_hangs_on_one_patient_is_none_and_its_harm_is_shown():
+    """Better in 6 of 7, p = 8 / 2^7. Without the seventh 6 of 6, p = 1 / 2^6, and it is chosen, for
+    just the patient that it is bad for; without one of the others 5 of 6, p = 7 / 2^6.
+    """
+    found, told = chosen(none=[0.8] * 7, good=[0.9] * 6 + [0.1])
+    assert told["chosen"] == "none"
+    assert list(found.by_case.values()) == [0] * 6 + [1]
+    assert told["held_out"]["chosen_by_fold"] == dict.fromkeys("012345", "none") | {"6": "good"}
+    assert told["held_out"]["columns"]["organ_dice"]["difference"] == pytest.approx(-0.1)
+
+
+def test_what_nobody_would_have_chosen_without_a_patient_is_not_chosen():
+    """5 of 5, p = 1 / 2^5; without one of them 1 / 2^4, which is too much."""
+    found, told = chosen(none=[0.8] * 5, good=[0.9] * 5)
+    assert told["candidates"][0]["p_holm"] == pytest.approx(1 / 32)
+    assert (found.chosen, found.gain) == (0, 0)
+    assert "patients left out of the choice gain nothing" in told["sentence"]
+
+
+def test_with_few_patients_it_is_said_that_none_could_be_better():
+    _, told = chosen(none=[0.8] * 4, good=[0.9] * 4)
+    assert told["sentence"].endswith("With 4 patients none could be.")
+    _, told = chosen(none=[0.8], good=[0.9])
+    assert told["chosen"] == "none"
+
+
+def test_candidates_that_score_alike_count_once_and_the_first_is_taken():
+    copies = {f"copy{n}": [0.9] * 12 for n in range(16)}
+    alone, _ = chosen(none=[0.8] * 12, good=[0.9] * 12)
+    found, told = chosen(none=[0.8] * 12, good=[0.9] * 12, **copies, idle=[0.8] * 12)
+    assert told["chosen"] == "good"
+    assert found.scored.p_holm[1] == alone.scored.p_holm[1]
+    np.testing.assert_array_equal(found.scored.average_rank, [2, *[1] * 17, 2])
+    assert found.scored.n_tests == 1
+
+
+def test_strategies_that_change_nothing_are_not_chosen():
+    _, told = chosen(none=[0.8] * 12, idle=[0.8] * 12)
+    assert told["sentence"] == "No post-processing: none of the strategies changes a score."
+    _, told = chosen(none=[0.8] * 12, bad=[0.7] * 12)
+    assert "no strategy ranks before it" in told["sentence"]
+
+
+def test_the_cases_of_a_patient_are_left_out_together():
+    """24 cases of 6 patients: p = 1 / 2^6, not 1 / 2^24."""
+    of = {f"{n:03d}": f"p{n // 4}" for n in range(24)}
+    found, told = chosen(patients=of, none=[0.8] * 24, good=[0.9] * 24)
+    assert found.n_patients == 6
+    assert told["candidates"][0]["p_holm"] == pytest.approx(1 / 2**6)
+    assert told["chosen"] == "good"  # without one of them 1 / 2^5
+
+
+def test_many_patients_are_left_out_in_groups():
+    n = 2 * GROUPS + 1
+    found, told = chosen(none=[0.8] * n, good=[0.9] * n)
+    assert len(told["held_out"]["chosen_by_fold"]) == GROUPS
+    assert len(found.by_case) == n
+    assert told["chosen"] == "good"
+
+
+def test_weights_and_level_are_those_of_the_ranking():
+    rows = {
+        name: [{"id": str(n), "organ_dice": a, "spot_dice": b} for n in range(8)]
+        for name, (a, b) in {"none": ("0.8", "0.8"), "mixed": ("0.9", "0.1")}.items()
+    }
+    results = read_results(rows)
+    assert choose(results).chosen == 0
+    assert choose(results, Rank(weights={"spot": 0})).chosen == 1
+    assert choose(results, Rank(weights={"spot": 0}, alpha=0.001)).chosen == 0
+
+
+def test_a_missing_score_is_the_worst():
+    found, _ = chosen(none=["nan"] * 8, good=[0.1] * 8)
+    assert found.chosen == 1
+    found, told = chosen(none=["nan"] * 8, good=["nan"] * 8)
+    assert found.chosen == 0
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_the_grid_is_every_combination_but_the_one_that_does_nothing(tmp_path):
+    found = strategies(Search(), [0, 2, 5])
+    assert len(found) == 17
+    assert list(found)[:2] == ["min-10mm3", "min-100mm3"]  # simple ones first
+    assert "min-100mm3+largest-label+holes" in found
+    assert [s["transform"] for s in found["min-10mm3+largest-group+holes"]] == [
+        *("remove_small_objects", "get_top_k_connected_components"),
+        *("fill_holes_with_label", "fill_holes_with_label"),
+    ]
+    holes = found["holes"]
+    assert [(s["apply_to_labels"], s["kwargs"]) for s in holes] == [
+        ([2], {"fill_holes_label": 2}),
+        ([5], {"fill_holes_label": 5}),
+    ]
+    assert [found[f"largest-{k}"][0]["per_label"] for k in ("group", "label")] == [False, True]
+    for name, steps in found.items():
+        write_json(tmp_path / f"{name}.json", steps)
+        assert read_strategy(tmp_path / f"{name}.json")
+    assert list(
+        strategies(Search(keep_largest=["label"], min_volume_mm3=[0], fill_holes=[False]), [1])
+    ) == ["largest-label"]
+    assert not strategies(
+        Search(keep_largest=["none"], min_volume_mm3=[0], fill_holes=[False]), [1]
+    )
+
+
+def test_the_config_knows_auto_in_a_word_and_with_a_grid():
+    assert read_config({"postprocess": "auto"}).postprocess == Postprocess(auto=True)
+    search = {"min_volume_mm3": [0, 5.5]}
+    found = read_config({"postprocess": {"auto": True, "search": search}}).postprocess
+    assert found.search == Search(min_volume_mm3=[0, 5.5])
+    wrong = {"auto": True, "search": {"keep_largest": [], "min_volume_mm3": [-1], "holes": [True]}}
+    with pytest.raises(DataError, match="3 problems"):
+        read_config({"postprocess": wrong})
+
+
+def test_the_scripts_choose_and_take_label_maps(tmp_path):
+    """The choice of the seven patients above, from tables to label maps."""
+    home = tmp_path / "e"
+    values = {"raw": [0.8] * 7, "good": [0.9] * 6 + [0.1]}
+    tables = {
+        "raw": home / "results.csv",
+        "good": home / "postprocess/good/postprocess_results.csv",
+    }
+    maps = {"raw": "predictions/train/raw", "good": "postprocess/good/predictions/train"}
+    for number, name in enumerate(values, start=1):
+        rows = [{"id": f"{n:03d}", "organ_dice": v} for n, v in enumerate(values[name])]
+        write_rows(tables[name], ("id", "organ_dice"), [*rows, {"id": "Mean", "organ_dice": 1}])
+        for n in range(7):
+            write_volume(home / maps[name] / f"{n:03d}.nii.gz", ball(grid((5, 5, 5)), value=number))
+    write_json(tmp_path / "good.json", [{"of": "good"}])
+    auto = home / "postprocess/auto"
+
+    def script(name, *words):
+        command = [sys.executable, ROOT / f"workflow/scripts/{name}.py", *words]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+    done = script(
+        "choose",
+        *("--raw", tables["raw"], "--results", tables["good"]),
+        *("--strategies", tmp_path / "good.json"),
+        *("--output", auto / "choice.json", "--output-strategy", auto / "strategy.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "No post-processing: good, the best, is not better" in done.stderr
+    assert read_json(auto / "strategy.json") == []
+    write_json(tmp_path / "before.json", {"folder": "x", "cases": {"001": {"error": "lost"}}})
+    done = script(
+        "take_chosen",
+        *("--choice", auto / "choice.json", "--experiment", home, "--case", "001", "005", "006"),
+        *("--after", tmp_path / "before.json", "--output", auto / "predictions/train"),
+        *("--manifest", tmp_path / "m.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = {p.name[:3]: read_labels(p).array.max() for p in auto.glob("predictions/train/*.gz")}
+    assert found == {"005": 1, "006": 2}
+    assert read_json(tmp_path / "m.json")["cases"]["001"] == {"error": "lost"}
