@@ -40,6 +40,7 @@ TEXT = 21  # pixels of the height of letters: 9 of them where the picture is as 
 LINE = 3  # pixels of the width of a contour
 DASH, DASH_GAP = 9.0, 7.0
 STRIPE = 5
+FINER = 4  # voxels are cut into so many before they are outlined
 SHARPER = 2  # contours are drawn so many times larger
 QUALITY = 84
 MARGIN = 0.2  # of the longer edge of what is labelled, around it
@@ -306,10 +307,12 @@ def contours(
 
 
 def _outlines(mask: NDArray[np.bool_], scale: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Closed lines around a mask, (points, 2), as (y, x) in pixels; voxels are squares."""
-    padded = np.pad(mask, 1).astype(np.float32)
-    # Voxel 0 of the mask is 1 in the padded one, and has its middle half a voxel from the edge.
-    return [(line - 0.5) * scale for line in find_contours(padded, 0.5)]
+    """Closed lines around a mask, (points, 2), as (y, x) in pixels. They follow the edges of
+    voxels, since those of thick slices would be cut off at their corners.
+    """
+    fine = np.pad(mask.repeat(FINER, 0).repeat(FINER, 1), 1).astype(np.float32)
+    # Voxel 0 of the finer mask is 1 in the padded one, and its middle half a voxel from its edge.
+    return [(line - 0.5) * (scale / FINER) for line in find_contours(fine, 0.5)]
 
 
 def _dashes(line: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:

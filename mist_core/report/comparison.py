@@ -94,7 +94,8 @@ def compare(
         ignored = reference.array == ignore_label
         of_reference[ignored] = of_prediction[ignored] = 0
     state = states(members)[of_reference, of_prediction]
-    grey = to_grey(resample_image(canonical(image), grid).array, state > NOTHING)
+    labelled = of_reference if of_reference.any() else of_prediction
+    grey = to_grey(resample_image(canonical(image), grid).array, labelled > 0)
     names = tuple(classes)
     return Comparison(grey, of_reference, of_prediction, state, members, names, grid, axes)
 

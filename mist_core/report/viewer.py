@@ -19,7 +19,8 @@ from mist_core.report.comparison import (
     worst_slice,
 )
 
-MOST_VOXELS = 4_000_000  # of a scene: at most about 0.5 MB, and a phone draws it at once
+MOST_VOXELS = (4_500_000, 1_500_000, 500_000)  # of a scene: fewer where noise makes it large
+MOST_LETTERS = 900_000  # of its slices
 LARGEST_SHEET = 16_000  # pixels of its edges; WebP ends at 16 383
 QUALITY = 65
 
@@ -43,9 +44,13 @@ def scene(
     case = compare(case_id, image, reference, prediction, classes, ignore_label)
     box = _worth_showing(case)
     shape = tuple(s.stop - s.start for s in box)
-    steps = steps_of(shape, case.geometry.spacing)
+    for most in MOST_VOXELS:
+        steps = steps_of(shape, case.geometry.spacing, most)
+        grey = block_means(case.grey[box], steps)
+        slices = sheet(grey)
+        if len(slices["src"]) <= MOST_LETTERS:
+            break
     middle = [step // 2 for step in steps]
-    grey = block_means(case.grey[box], steps)
     used = tuple(
         slice(s.start + m, s.stop, step) for s, m, step in zip(box, middle, steps, strict=True)
     )
@@ -70,7 +75,7 @@ def scene(
         "colours": list(COLOURS),
         "states": list(STATE_COLOURS.values()),
         "members": [np.flatnonzero(row).tolist() for row in case.members],
-        "grey": sheet(grey),
+        "grey": slices,
         "labels": packed(labels),
     }
 
@@ -84,12 +89,12 @@ def _worth_showing(case: Comparison) -> tuple[slice, slice, slice]:
     return union_box(boxes[0], boxes[-1])
 
 
-def steps_of(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
-    """How many voxels along each axis become one, so that few enough are left: the shortest first,
-    so that thick slices are kept.
+def steps_of(shape: Sequence[int], spacing: Sequence[float], most: int) -> list[int]:
+    """How many voxels along each axis become one, so that no more than ``most`` are left: the
+    shortest first, so that thick slices are kept.
     """
     steps = [1, 1, 1]
-    while np.prod([-(-n // step) for n, step in zip(shape, steps, strict=True)]) > MOST_VOXELS:
+    while np.prod([-(-n // step) for n, step in zip(shape, steps, strict=True)]) > most:
         edges = [
             step * mm if step < n else np.inf
             for n, step, mm in zip(shape, steps, spacing, strict=True)

@@ -138,6 +138,7 @@
     const focus = [...scene.start]; // the middle of what is seen when enlarged
     let zoom = 1;
     let voxels = null;
+    let problem = "";
     let waiting = false;
     const classColours = scene.classes.map((_, number) => scene.colours[number % scene.colours.length]);
     const stateColours = [null, ...scene.states].map((colour) => colour && rgb(colour));
@@ -339,7 +340,7 @@
         drawCross(plane, context);
         drawLetters(context, plane);
       }
-      readout.textContent = words();
+      readout.textContent = problem || words();
     }
 
     function redraw() {
@@ -551,7 +552,8 @@
         section.classList.add("loaded");
         redraw();
       } catch (error) {
-        readout.textContent = `This browser cannot show the volume (${error.message}).`;
+        problem = `This browser cannot show the volume (${error.message}).`;
+        redraw();
       }
     };
   }
