@@ -582,6 +582,11 @@ def grid_of_arrays(wildcards):
     return GRID_OF[wildcards.experiment]
 
 
+def companions(wildcards, input):
+    """What the report shows beside the chosen metrics is scored but for strategies that are tried."""
+    return "" if wildcards.get("strategy") in TRIED else "--companions"
+
+
 def arrays_in(home, wildcards):
     """What the preprocessed arrays below a folder hold, in short, by case."""
     test = "test/" if wildcards.get("chunk") in TEST_CHUNKS else ""
