@@ -197,7 +197,13 @@ def test_the_page_tells_how_it_was_trained(elements):
     told = {head: cell.replace(TIMES, "x") for head, cell in zip(heads, row, strict=True)}
     expected = {
         **{"experiment": "plain", "network": "nnunet", "loss": "dice", "folds": "2"},
-        **{"epochs": "8", "patches per step": "2", "augmentation": "default", "seed": "42"},
+        **{
+            "epochs": "8",
+            "steps per epoch": "10",
+            "patches per step": "2",
+            "augmentation": "default",
+            "seed": "42",
+        },
         # Two folds of eight epochs of ten steps of two patches, four patches a second.
         **{PATCH: "8 x 16 x 32", "time of all steps": "80 s"},
     }

@@ -5,6 +5,8 @@ import subprocess
 import pytest
 from report_runs import made_up_run, words
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+
 WIDTHS = {"desk": 1280, "phone": 390}
 
 
@@ -107,6 +109,19 @@ def test_links_lead_to_the_pictures_of_a_case(opened):
         arg=target,
     )
     assert opened.locator(f"{target} .pictures img").count() == 3
+
+
+def test_the_viewer_of_a_case_opens_and_moves(opened):
+    case = opened.locator("article").first
+    case.locator("summary").click()
+    readout = case.locator(".readout")
+    sync_api.expect(readout).not_to_contain_text("loading")
+    before = readout.inner_text()
+    canvas = case.locator("canvas").first
+    shades = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
+    assert canvas.evaluate(shades) > 10
+    canvas.click(position={"x": 40, "y": 40})
+    assert readout.inner_text() != before
 
 
 def test_the_contents_stay_in_sight_on_a_desk(opened):

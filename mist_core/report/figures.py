@@ -177,7 +177,7 @@ def bland_altman(title: str, reference: Sequence[float], prediction: Sequence[fl
         least = 0.01 * max([1e-6, *x, *y])
         seen = max([least, *abs(y - x), *(abs(v) for v in (low, high) if np.isfinite(v))])
         axes.set_ylim(-1.25 * seen, 1.25 * seen)
-        far = np.isfinite(low) and high - low > 0.2 * seen
+        far = np.isfinite(low) and high - low > 0.4 * seen
         words = {bias: "bias", low: "-1.96 SD", high: "+1.96 SD"} if far else {bias: "bias"}
         for value, word in words.items():
             if np.isfinite(value):

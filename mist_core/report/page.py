@@ -515,7 +515,7 @@ def experiment(run: Run, name: str) -> dict[str, Any]:
         "network": f"{train.model}{_params(train.model_params)}",
         "loss": f"{train.loss}{_params(train.loss_params)}",
         "epochs": " to ".join(map(str, sorted({min(done), max(done)}) if done else [train.epochs])),
-        "steps": str(train.steps_per_epoch),
+        "steps": next((r[0]["steps"] for r in folds.values() if r), train.steps_per_epoch),
         "patches": patches,
         "plan": run.plans.get(name, run.plan),
         "optimizer": f"{train.optimizer}, {train.learning_rate:g}, {train.lr_scheduler}",
