@@ -15,7 +15,7 @@ from mist_core.errors import DataError, raise_all
 from mist_core.geometry import Geometry
 from mist_core.io import Volume
 from mist_core.labels import without
-from mist_core.metrics import Chosen, LabelPair, MaskPair, choose
+from mist_core.metrics import Chosen, LabelPair, MaskPair, choose, resolve
 from mist_core.metrics.instances import kind_of
 from mist_core.metrics.lesionwise import find_lesions
 
@@ -24,6 +24,13 @@ Rows = list[dict[str, Any]]
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 LESION_METRICS = ("dice", "haus95")  # of each lesion in the table of lesions
+# What a report shows beside the metrics that were chosen, and the counts that others can compute
+# more from.
+COMPANIONS = (
+    *("dice", "iou", "sensitivity", "specificity", "precision", "accuracy"),
+    *("haus95", "avg_surf", "surf_dice", "average_hausdorff"),
+    *("volume_reference", "volume_prediction", "tp", "fp", "fn", "tn"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,19 @@ def chosen_classes(classes: Classes, settings: Evaluate) -> dict[str, EvaluatedC
         "classes",
     )
     return chosen
+
+
+def with_companions(classes: Classes) -> dict[str, EvaluatedClass]:
+    """The classes with the ``COMPANIONS`` that they do not have, by any name, behind their own."""
+    return {
+        name: EvaluatedClass(labels=each.labels, metrics={**each.metrics, **_others(each.metrics)})
+        for name, each in classes.items()
+    }
+
+
+def _others(metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
+    known = {resolve(name)[0] for name in metrics}
+    return {name: {} for name in COMPANIONS if name not in known}
 
 
 def refuse_other_labels(volume: Volume, classes: Classes, ignore_label: int | None = None) -> None:

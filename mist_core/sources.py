@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HOME = Path(__file__).parent
-TEMPLATE_OF = {"report": "report.html", "describe": "data_dump.md"}  # by the module that fills it
+TEMPLATES_OF = {  # by the module that fills them
+    "report": ("report.html", "report.css", "report.js", "viewer.css", "viewer.js"),
+    "describe": ("data_dump.md",),
+}
 
 
 def sources_of(script: Path) -> list[Path]:
@@ -43,5 +46,5 @@ def _files(module: str) -> Iterator[Path]:
     for path in (place.with_suffix(".py"), place / "__init__.py"):
         if path.is_file():
             yield path
-    if rest and rest[0] in TEMPLATE_OF:
-        yield HOME / "templates" / TEMPLATE_OF[rest[0]]
+    for template in TEMPLATES_OF.get(rest[0], ()) if rest else ():
+        yield HOME / "templates" / template

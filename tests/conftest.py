@@ -30,6 +30,25 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, driven by Playwright; skips where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs a browser at {CHROMIUM}")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield running
+        running.close()
+
+
 @pytest.fixture
 def shared():
     """Folder of the reference data; skips where it is not available."""

@@ -550,7 +550,7 @@ def test_the_template_is_a_source_of_the_scripts_that_fill_it():
         {path.name for path in sources_of(scripts / f"{n}.py")} for n in ("describe", "report")
     ]
     assert "data_dump.md" in names[0] - names[1]
-    assert "report.html" in names[1] - names[0]
+    assert {"report.html", "report.css", "report.js", "viewer.js"} <= names[1] - names[0]
 
 
 def test_every_table_of_the_markdown_is_whole(tmp_path):

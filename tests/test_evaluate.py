@@ -13,6 +13,7 @@ from conftest import ROOT, ball, grid
 from mist_core.config import Evaluate, EvaluatedClass, read_config, read_evaluated_classes
 from mist_core.errors import DataError
 from mist_core.evaluate import (
+    COMPANIONS,
     Record,
     chosen_classes,
     confidence_interval,
@@ -21,6 +22,7 @@ from mist_core.evaluate import (
     summaries,
     summary_rows,
     wide_row,
+    with_companions,
 )
 from mist_core.evaluate import evaluate as records_of
 from mist_core.files import read_rows
@@ -339,6 +341,43 @@ def test_the_long_table_says_how_each_score_is_defined(tmp_path, pairs):
     ]
     assert rows[0]["definition"].startswith("tolerance=2.0 surface=voxel directions=pooled ")
     assert (rows[1]["value"], rows[1]["unit"]) == ("12.0", "mm3")
+
+
+def test_companions_stand_in_the_long_table_and_change_no_other(tmp_path, pairs):
+    config = {"organ": {"labels": [1], "metrics": {"DSC": {}, "surf_dice@2": {}}}}
+    plain = run_script(tmp_path, pairs, config)
+    table = (tmp_path / "results.csv").read_bytes()
+    long = read_rows(tmp_path / "results_long.csv")
+    more = run_script(tmp_path, pairs, config, "--companions")
+    assert plain.returncode == more.returncode == 0, more.stderr
+    assert (tmp_path / "results.csv").read_bytes() == table
+    found = read_rows(tmp_path / "results_long.csv")
+    assert [row for row in found if row["metric"] in ("DSC", "surf_dice@2")] == long
+    metrics = [row["metric"] for row in found if row["id"] == found[0]["id"]]
+    # Those that are there by another name are not computed again.
+    assert metrics == ["DSC", "surf_dice@2", *others_than("dice", "surf_dice")]
+    summary = read_rows(tmp_path / "results_summary.csv")
+    assert [row["metric"] for row in summary] == metrics
+
+
+def others_than(*names):
+    return [name for name in COMPANIONS if name not in names]
+
+
+def test_companions_by_hand():
+    """Of 10 voxels of 6 mm3 the reference has 1 and 2, the prediction 2, 3 and 4, in a row."""
+    both = (np.array([[[0, 1, 1, 0, 0, 0, 0, 0, 0, 0]]], np.uint8), (3.0, 2.0, 1.0))
+    prediction = np.array([[[0, 0, 1, 1, 1, 0, 0, 0, 0, 0]]], np.uint8)
+    own = with_companions(classes({"organ": [1]}, {"iou": {}}))
+    found, _ = evaluate_arrays(both[0], prediction, both[1], own)
+    values = {r.metric: r.value for r in found}
+    assert list(values) == ["iou", *others_than("iou")]
+    expected = {
+        **{"tp": 1, "fp": 2, "fn": 1, "tn": 6, "volume_reference": 12, "volume_prediction": 18},
+        **{"iou": 1 / 4, "dice": 2 / 5, "sensitivity": 1 / 2, "specificity": 6 / 8},
+        **{"precision": 1 / 3, "accuracy": 7 / 10, "average_hausdorff": (1 + 2) / 3},
+    }
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
 
 
 def test_lesions_have_a_table_of_their_own_when_asked_for(tmp_path, pairs):

@@ -1,213 +1,346 @@
-"""The page and the table that sum up a run."""
+"""The page and the tables that sum up a run."""
 
 import base64
-import io
+import json
+import re
+import subprocess
 from html.parser import HTMLParser
+from itertools import chain, pairwise
+from xml.etree import ElementTree
 
-import matplotlib.image
 import numpy as np
 import pytest
-from conftest import ball, grid
+from report_runs import CHOICE, ODD_ID, SECRET, made_up_run, words
 
-from mist_core.evaluate import summary_rows
-from mist_core.files import write_rows
-from mist_core.io import Volume, write_volume
-from mist_core.plan import parse_plan
-from mist_core.report import (
-    Candidate,
-    case_pictures,
-    columns,
-    contour_png,
-    read_candidate,
-    render,
-    score_table,
+from mist_core.files import read_rows
+from mist_core.report import figures
+from mist_core.report.page import (
+    GUIDELINE,
+    grouped,
+    hours,
+    own,
+    score,
     summary_text,
+    worst_first,
 )
+from mist_core.report.provenance import sha256_of, versions, without_nan
+from mist_core.report.scores import Candidate, read_candidate, title
 
-PLAN = parse_plan(
-    {
-        "mist_version": "0",
-        "dataset_info": {"task": "liver <1>", "modality": "mr", "images": ["t1"], "labels": (0, 1)},
-        "spatial_config": {
-            "patch_size": (8, 16, 32),
-            "target_spacing": (1, 1, 2.5),
-            "median_resampled_image_size": (12, 12, 12),
-        },
-        "preprocessing": {
-            "crop_to_foreground": False,
-            "normalize_with_nonzero_mask": [False],
-            "ct_normalization": [None],
-        },
-        "model": {"in_channels": 1, "out_channels": 2},
-        "evaluation": {"organ": {"labels": [1]}},
-    },
-    "test",
-)
-RANKING = [
-    {"strategy": "default/best", "average_rank": "1.25"},
-    {"strategy": "default/raw", "average_rank": "1.75"},
-]
-DICES = {"default/raw": [0.8, 0.2, 0.6], "default/best": [0.5, 0.9, 0.7]}
-
-
-def rows(values, column="organ_dice"):
-    return [{"id": f"c{i}", column: str(v)} for i, v in enumerate(values)]
-
-
-def candidate(name, values, column="organ_dice", folder=None):
-    return Candidate(name, rows(values, column), folder)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Images, label maps and predictions of three cases; rows of train_paths.csv."""
-    folder = tmp_path_factory.mktemp("cases")
-    geometry = grid((10, 12, 14), (2.0, 1.0, 1.0))
-    volume = ball(geometry)
-    paths = []
-    for i in range(3):
-        image = Volume(volume.array * 100.0 + np.arange(14, dtype=np.float32), geometry)
-        write_volume(folder / f"image{i}.nii.gz", image)
-        write_volume(folder / f"mask{i}.nii.gz", volume)
-        write_volume(folder / f"c{i}.nii.gz", Volume(np.roll(volume.array, i, 2), geometry))
-        places = {"mask": folder / f"mask{i}.nii.gz", "t1": folder / f"image{i}.nii.gz"}
-        row = {"id": f"c{i}", "fold": str(i % 2)}
-        paths.append(row | {key: str(path) for key, path in places.items()})
-    return paths, folder
-
-
-@pytest.fixture(scope="module")
-def page(files):
-    paths, folder = files
-    both = [candidate(name, values, folder=folder) for name, values in DICES.items()]
-    history = [{"epoch": "1", "loss": "0.9"}, {"epoch": "2", "loss": "0.5"}]
-    return render(PLAN, paths, both, RANKING, {"default fold_0": history})
+TIMES = "\N{MULTIPLICATION SIGN}"
+PATCH = f"patch (x {TIMES} y {TIMES} z), voxels"
+VOID = ("meta", "img", "br", "hr", "link", "input")
 
 
 class Elements(HTMLParser):
-    """Attributes of all elements by tag, and whether every element is closed."""
-
-    VOID = ("meta", "img", "br", "hr", "link")
+    """Every element with its attributes and words, in order; all must be closed."""
 
     def __init__(self, page):
         super().__init__()
-        self.found, self.open = {}, []
+        self.found, self.open = [], []
         self.feed(page)
+        self.close()
+        assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        self.found.setdefault(tag, []).append(dict(attrs))
-        if tag not in self.VOID:
-            self.open.append(tag)
+        element = {"tag": tag, "words": "", "inside": [e["tag"] for e in self.open], **dict(attrs)}
+        element["sections"] = [e.get("id", "") for e in self.open if e["tag"] == "section"]
+        self.found.append(element)
+        if tag not in VOID:
+            self.open.append(element)
 
     def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["words"] += data
+
+    def all(self, tag, section=""):
+        of_tag = (e for e in self.found if e["tag"] == tag)
+        return [e for e in of_tag if not section or section in e["sections"]]
+
+    def section(self, name):
+        return next(e for e in self.found if e["tag"] == "section" and e.get("id") == name)
 
 
-def pixels(png):
-    return matplotlib.image.imread(io.BytesIO(base64.b64decode(png)), format="png")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The arguments for a made-up run that is reported, and its results."""
+    folder = tmp_path_factory.mktemp("run")
+    arguments = made_up_run(folder)
+    done = subprocess.run(words(arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return arguments, folder / "results"
 
 
-def test_a_case_is_shown_in_the_first_channel_that_it_has(files):
-    paths, folder = files
-    info = PLAN.dataset_info.model_copy(update={"images": ("flair", "t1")})
-    plan = PLAN.model_copy(update={"dataset_info": info})
-    some = [row | {"flair": row["t1"] if row["id"] == "c1" else ""} for row in paths]
-    one = candidate("default/raw", DICES["default/raw"], folder=folder)
-    found, plain = case_pictures(one, some, plan), case_pictures(one, paths, PLAN)
-    assert [p.caption.split(", without ")[1:] for p in found] == [[], ["flair"], ["flair"]]
-    for picture, other in zip(found, plain, strict=True):
-        assert np.array_equal(pixels(picture.png), pixels(other.png))
+@pytest.fixture(scope="module")
+def page(run):
+    return (run[1] / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_but_itself(page):
-    elements = Elements(page)
-    assert elements.open == []
-    for tag in ("script", "link", "iframe"):
-        assert tag not in elements.found
-    for image in elements.found["img"]:
+@pytest.fixture(scope="module")
+def elements(page):
+    return Elements(page)
+
+
+@pytest.fixture(scope="module")
+def facts(run):
+    return json.loads((run[1] / "evaluation.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_needs_nothing_but_itself(elements, page):
+    for tag in ("link", "iframe", "object", "form"):
+        assert not elements.all(tag)
+    for image in elements.all("img"):
         assert image["alt"]
-        assert pixels(image["src"].removeprefix("data:image/png;base64,")).shape[2] == 4
-    values = [v for found in elements.found.values() for one in found for v in one.values()]
-    assert not [value for value in values if value and "//" in value[:8]]
+        assert image["src"].startswith(("data:image/", "data:image/svg+xml;base64,"))
+    assert not [e for e in elements.all("script") if "src" in e]
+    assert not re.findall(r'(?:src|href|action)="(?:https?:)?//', page)
     assert "url(" not in page
+    assert "@import" not in page
+    policy = next(e for e in elements.all("meta") if "http-equiv" in e)["content"]
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+    assert len(page) < 3e6
 
 
-def test_names_are_shown_and_never_markup(page):
-    assert "liver &lt;1&gt;" in page
-    assert "liver <1>" not in page
+def test_every_link_leads_somewhere(elements):
+    places = {e["id"] for e in elements.found if "id" in e}
+    ids = [e["id"] for e in elements.found if "id" in e]
+    assert len(places) == len(ids), "an id stands twice"
+    links = [e["href"] for e in elements.all("a")]
+    assert {link[1:] for link in links if link.startswith("#")} <= places
+    assert {link for link in links if not link.startswith("#")} == {"evaluation.json"}
+    for element in elements.found:
+        if "aria-labelledby" in element:
+            assert element["aria-labelledby"] in places
 
 
-def test_the_page_says_how_many_cases_and_folds_there_were(page):
-    assert "3 cases, 2-fold cross-validation" in page
+def test_headings_go_down_step_by_step(elements):
+    levels = [int(e["tag"][1]) for e in elements.found if re.fullmatch(r"h\d", e["tag"])]
+    assert levels.count(1) == 1
+    inside = [e for e in elements.found if re.fullmatch(r"h\d", e["tag"]) and "main" in e["inside"]]
+    steps = [int(e["tag"][1]) for e in inside]
+    assert steps[0] == 2
+    assert all(b - a <= 1 for a, b in pairwise(steps))
 
 
-def test_candidates_stand_in_the_order_of_the_ranking(page):
-    best, raw = "<td>default/best</td><td>1.25</td>", "<td>default/raw</td><td>1.75</td>"
-    assert 0 < page.index(best) < page.index(raw)
-    assert "<td>0.700 ± 0.163</td>" in page
+def test_names_are_shown_and_never_markup(page, elements):
+    assert elements.all("h1")[0]["words"] == "liver <1>"
+    assert elements.all("script")[-1]["words"].startswith("//")
+    for raw in ("<1>", "<b>", ODD_ID, SECRET, "<broke>"):
+        assert raw not in page
+    cases = [e["words"] for e in elements.all("th", "table")]
+    assert ODD_ID in cases
+    assert SECRET in elements.section("repeat")["words"]
 
 
-def test_sizes_are_shown_in_x_y_z(page):
-    assert "<dd>8 \u00d7 16 \u00d7 32 voxels</dd>" in page
-    assert "<dd>1.0 \u00d7 1.0 \u00d7 2.5 mm</dd>" in page
+def test_what_went_wrong_stands_before_any_score(elements, page):
+    words_of = elements.section("failures")["words"]
+    assert "Test cases without a prediction of plain: 1" in words_of
+    assert "test_2: its disk <broke>" in words_of
+    assert "Structures that were missed" in words_of
+    assert "case_001: core <b>" in words_of
+    assert page.index('id="failures"') < page.index('id="scores"')
 
 
-def test_pictures_show_the_worst_the_median_and_the_best_case(page):
-    places = [page.index(f"<figcaption>{text}") for text in (
-        "worst: c0, mean dice 0.500", "median: c2, mean dice 0.700", "best: c1, mean dice 0.900",
-    )]  # fmt: skip
-    assert places == sorted(places)
+def table(elements, section, number=0):
+    """The cells of a table as lists of words."""
+    start = [e for e in elements.all("table") if section in e["sections"]][number]
+    lines = []
+    began = elements.found.index(start)
+    for element in elements.found[began + 1 :]:
+        if element["tag"] == "table":
+            break
+        if element["tag"] == "tr":
+            lines.append([])
+        if element["tag"] in ("th", "td") and lines:
+            lines[-1].append(" ".join(element["words"].split()))
+    return lines
 
 
-def test_cases_that_were_left_out_are_named(files):
-    paths, folder = files
-    plan = PLAN.model_copy(update={"left_out": {"c9": "c9/mask.nii: expected <labels>"}})
-    tables = [candidate("default/raw", DICES["default/raw"], folder=folder)]
-    page = render(plan, paths, tables, RANKING[1:], {})
-    assert "left out" in page
-    assert "c9/mask.nii: expected &lt;labels&gt;" in page
-    assert "left out" not in render(PLAN, paths, tables, RANKING[1:], {})
+def test_the_headline_is_what_the_summary_says(elements, run):
+    (heads, *rows) = table(elements, "scores")
+    assert heads[:2] == ["class", "mean Dice"]
+    best = json.loads((run[1] / "rank/ranking.json").read_text())["candidates"][0]["strategy"]
+    summary = {
+        row["class"]: row
+        for row in read_rows(run[1] / best / "results_summary.csv")
+        if row["metric"] == "dice"
+    }
+    assert [row[0] for row in rows] == ["organ", "core <b>", "mean of 2 classes"]
+    for row in rows[:2]:
+        one = summary[row[0]]
+        low, high = (f"{float(one[name]):.3f}" for name in ("ci_low", "ci_high"))
+        assert row[1:3] == [f"{float(one['mean']):.3f}", f"{low}\u2013{high}"]
+        assert row[7:] == [f"{one['n_used']} of {one['n']}", one["n_empty"], one["n_failed"]]
+    means = [float(summary[name]["mean"]) for name in ("organ", "core <b>")]
+    assert rows[2][1] == f"{np.mean(means):.3f}"
+    cases = read_rows(run[1] / best / "results.csv")[:-5]
+    worst = min(cases, key=lambda row: float(row["organ_dice"]))
+    assert rows[0][5:7] == [f"{float(worst['organ_dice']):.3f}", worst["id"]]
 
 
-def test_the_page_says_which_weights_were_chosen_and_by_whom(files):
-    paths, folder = files
-    both = [candidate(name, values, folder=folder) for name, values in DICES.items()]
-    fair = {"default fold_0": {"chosen": "last weights", "by_held_out": False}}
-    page = render(PLAN, paths, both, RANKING, {}, fair)
-    assert "No model was chosen by the cases that score it." in page
-    assert "<td>default fold_0</td><td>last weights</td>" in page
-    asked = {"default fold_0": {"chosen": "weights of epoch 2", "by_held_out": True}}
-    page = render(PLAN, paths, both, RANKING, {}, asked)
-    assert "expect lower scores on new cases" in page
-    assert "No model was chosen" not in page
+def test_every_case_has_a_row_and_the_worst_is_first(elements, run):
+    _, _, *rows = table(elements, "table")
+    assert len(rows) == 12
+    means = [float(row[2]) for row in rows]
+    assert means == sorted(means)
+    assert rows[0][0] == "case_001"
+    assert rows[0][-1] == "core <b>: missed"
+    links = {e["words"]: e["href"] for e in elements.all("a", "table")}
+    assert links["case_001"] == "#case-1"
 
 
-def test_a_page_without_histories_has_no_curve(files):
-    paths, folder = files
-    both = [candidate(name, values, folder=folder) for name, values in DICES.items()]
-    page = render(PLAN, paths, both, RANKING, {})
-    assert "Training loss" not in page
-    assert Elements(page).open == []
+def test_the_page_tells_how_it_was_trained(elements):
+    heads, row = table(elements, "training")
+    told = {head: cell.replace(TIMES, "x") for head, cell in zip(heads, row, strict=True)}
+    expected = {
+        **{"experiment": "plain", "network": "nnunet", "loss": "dice", "folds": "2"},
+        **{
+            "epochs": "8",
+            "steps per epoch": "10",
+            "patches per step": "2",
+            "augmentation": "default",
+            "seed": "42",
+        },
+        # Two folds of eight epochs of ten steps of two patches, four patches a second.
+        **{PATCH: "8 x 16 x 32", "time of all steps": "80 s"},
+    }
+    assert {name: told[name] for name in expected} == expected
 
 
-def test_one_case_and_one_candidate_are_enough(files):
-    paths, folder = files
-    only = [candidate("default/raw", [0.5], folder=folder)]
-    page = render(PLAN, paths[:1], only, RANKING[1:], {})
-    assert page.count("c0, mean dice 0.500") == 3
+def test_the_choice_of_a_strategy_is_told(elements):
+    words_of = elements.section("strategy")["words"]
+    assert CHOICE["sentence"] in words_of
+    _, first, second = table(elements, "strategy")
+    assert first[:4] == ["largest-group (chosen)", "1.250", "0.010", "97"]
+    assert second[:4] == ["none", "1.750", "\u2013", "\u2013"]
+    _, effect = table(elements, "strategy", 1)
+    assert effect == ["organ Dice", "0.900", "0.910", "0.013", "0.004 to 0.021"]
 
 
-def test_the_score_table_by_hand():
-    table = score_table([candidate("a", [0.2, 0.4, 0.9])])
-    mean, std = table["a"]["organ_dice"]
-    assert mean == pytest.approx(0.5)
-    assert std == pytest.approx(np.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 3))
+def test_the_ranking_is_told_near_the_top(elements, run):
+    ranking = json.loads((run[1] / "rank/ranking.json").read_text())
+    assert ranking["verdict"] in elements.all("header")[0]["words"]
+    assert len(elements.all("img", "ranking")) == 3
+
+
+def test_the_same_run_gives_the_same_files(run, tmp_path):
+    arguments, results = run
+    again = arguments | {
+        "--output": [tmp_path / "report.html"],
+        "--summary": [tmp_path / "summary.txt"],
+    }
+    subprocess.run(words(again), check=True)
+    for name in ("report.html", "evaluation.json", "summary.txt"):
+        assert (tmp_path / name).read_bytes() == (results / name).read_bytes(), name
+
+
+def test_one_candidate_has_nothing_empty(tmp_path):
+    arguments = made_up_run(tmp_path, n_cases=2, names=("plain/raw",), choices=False)
+    arguments["--logs"] = arguments["--tests"] = arguments["--plans"] = []
+    subprocess.run(words(arguments), check=True)
+    shown = Elements((tmp_path / "results/report.html").read_text(encoding="utf-8"))
+    sections = {e.get("id") for e in shown.all("section")}
+    assert not {"ranking", "strategy", "tests"} & sections
+    assert {"failures", "scores", "table", "training"} <= sections
+    assert "nan" not in " ".join(e["words"] for e in shown.all("td"))
+
+
+def test_a_case_that_cannot_be_read_is_told_and_not_shown(tmp_path):
+    arguments = made_up_run(tmp_path, n_cases=3, names=("plain/raw",), choices=False)
+    (tmp_path / "results/plain/raw/predictions/case_002.nii.gz").write_text("no image")
+    subprocess.run(words(arguments), check=True)
+    shown = Elements((tmp_path / "results/report.html").read_text(encoding="utf-8"))
+    assert "case_002.nii.gz: expected" in shown.section("cases")["words"]
+    assert len(shown.all("article")) == 3
+
+
+# What a reviewer asks of a report, and where it is found: in the section that the page names.
+EVIDENCE = {
+    "Dice is the main metric": ("mean Dice", "95 % interval"),
+    "average Hausdorff distance for contours": ("AHD, mm",),
+    "no interpretation of accuracy": ("Most voxels of an image are background", "share of"),
+    "IoU, sensitivity and specificity, too": ("IoU", "Sensitivity", "Specificity"),
+    "samples of annotation and prediction": ("slice", "labelled voxels differ"),
+    "no cherry-picking": ("chosen by rule", "drawn at random"),
+    "how scores are spread": ("A point is a case", "How many cases"),
+    "every class by itself": ("organ", "core <b>"),
+    "no background in means": ("mean of 2 classes", "background is no class"),
+    "access to scripts and results": ("snakemake", "evaluation.json", "torch", "sha256"),
+}
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_the_guideline_is_followed_where_the_page_says_so(elements, number):
+    rule, place, _ = GUIDELINE[number]
+    items = elements.all("li", "guideline")
+    assert items[number]["words"].startswith(rule)
+    links = elements.all("a", "guideline")
+    assert links[number]["href"] == f"#{place}"
+    target = next(e for e in elements.found if e.get("id") == place)
+    section = target if target["tag"] == "section" else elements.section(target["sections"][-1])
+    for word in EVIDENCE[rule]:
+        assert word in section["words"], word
+    if place in ("distribution", "cases"):
+        assert elements.all("img", place)
+    if rule == "no interpretation of accuracy":
+        tiles = [e["words"] for e in elements.all("ul") if "tiles" in e.get("class", "")]
+        assert not [text for text in tiles if "ccuracy" in text]
+    if rule == "no background in means":
+        assert not [line for line in table(elements, "scores") if "background" in line[0]]
+
+
+def test_evaluation_json_has_what_the_page_has(facts, run):
+    arguments, results = run
+    assert facts["schema"] == "mist_core evaluation 1"
+    assert facts["versions"] == versions()
+    assert facts["command"] == arguments["--command"][0]
+    assert facts["description_sha256"] == sha256_of(arguments["--dataset"][0])
+    assert (facts["n_cases"], facts["n_patients"]) == (12, 6)
+    assert sorted(chain(*facts["folds"].values())) == sorted(
+        row["id"] for row in read_rows(results / "train_paths.csv")
+    )
+    assert facts["test_cases"]["plain"] == {
+        "predicted": 1,
+        "problems": {"test_2": "its disk <broke>"},
+    }
+    assert facts["seeds"]["train"] == {"plain": 42}
+    assert facts["ranking"] == json.loads((results / "rank/ranking.json").read_text())
+    for name, each in facts["results"].items():
+        for kept in each["tables"].values():
+            assert sha256_of(results / name / kept["path"].rsplit("/", 1)[1]) == kept["sha256"]
+        summary = read_rows(results / name / "results_summary.csv")
+        for row in summary:
+            told = each["classes"][row["class"]][row["metric"]]
+            assert told["mean"] == float(row["mean"])
+            assert told["n_used"] == int(row["n_used"])
+            asked = row["metric"] in ("dice", "haus95", "avg_surf", "surf_dice")
+            assert told["ranked"] is asked
+    assert facts["metrics"]["dice"]["formula"] == "2 TP / (2 TP + FP + FN)"
+
+
+def test_json_has_no_nan():
+    assert without_nan({"a": [float("nan"), 1.5, (float("inf"),)], 2: "x"}) == {
+        "a": [None, 1.5, [None]],
+        "2": "x",
+    }
+
+
+def test_cases_are_ordered_from_the_worst():
+    rows = [{"id": f"c{i}", "organ_dice": v} for i, v in enumerate(("0.5", "nan", "0.9", "0.1"))]
+    order = [row["id"] for _, row in worst_first(rows, ["organ_dice"], "dice")]
+    assert order == ["c1", "c3", "c0", "c2"]
+    by_distance = [row["id"] for _, row in worst_first(rows, ["organ_dice"], "haus95")]
+    assert by_distance == ["c1", "c2", "c0", "c3"]
 
 
 def test_the_text_table_by_hand():
     values = {"organ_dice": 0.5, "organ_surf_dice": 0.25, "core_dice": 1, "core_surf_dice": 0}
-    one = Candidate("default/raw", [{"id": "a"} | {k: str(v) for k, v in values.items()}], None)
-    lines = summary_text([one], RANKING[1:]).splitlines()
+    only = Candidate("default/raw", [{"id": "a"} | {k: str(v) for k, v in values.items()}], None)
+    ranking = [{"strategy": "default/raw", "average_rank": "1.75"}]
+    lines = summary_text([only], ranking).splitlines()
     assert lines[0] == "default/raw  (mean rank 1.75)"
     assert [line.split() for line in lines[1:]] == [
         ["dice", "surf_dice"],
@@ -217,45 +350,77 @@ def test_the_text_table_by_hand():
     assert len({len(line) for line in lines[1:]}) == 1
 
 
-def test_the_text_table_follows_the_ranking():
-    both = [candidate(name, values) for name, values in DICES.items()]
-    text = summary_text(both, RANKING)
-    assert text.index("default/best") < text.index("default/raw")
+def test_summary_rows_of_a_table_are_left_out(run):
+    results = run[1]
+    found = read_candidate("x", results / "plain/raw/results.csv", results)
+    assert len(found.results) == 12
+    assert found.classes == ["organ", "core <b>"]
+    assert found.has("average_hausdorff")
+    assert found.summary_of("organ", "mcc") is None
 
 
-def test_summary_rows_of_a_table_are_left_out(tmp_path):
-    cases = [{"id": "a", "organ_dice": 0.5}, {"id": "b", "organ_dice": 1.0}]
-    write_rows(tmp_path / "results.csv", ["id", "organ_dice"], cases + summary_rows(cases))
-    found = read_candidate("x", tmp_path / "results.csv", tmp_path)
-    assert [row["id"] for row in found.results] == ["a", "b"]
-    assert columns([found]) == ["organ_dice"]
-
-
-def test_a_class_may_have_any_name(files):
-    paths, folder = files
-    names = ("surface_dice", "organ_dice", "organ_surf_dice")
-    values = [(0.2, 0.8, 0.0), (0.8, 0.6, 0.0), (1.0, 0.4, 0.0)]
-    results = [
-        {"id": f"c{i}"} | {n: str(v) for n, v in zip(names, row, strict=True)}
-        for i, row in enumerate(values)
+def test_numbers_in_words():
+    assert [score(v, m) for v, m in ((0.12345, "dice"), (1.2345, "HD95"), (None, "dice"))] == [
+        *("0.123", "1.23", "\u2013"),
     ]
-    pictures = case_pictures(Candidate("default/raw", results, folder), paths, PLAN)
-    # Means over both classes: 0.5, 0.7, 0.7.
-    assert pictures[0].caption == "worst: c0, mean dice 0.500"
+    assert [hours(s) for s in (12, 600, 2 * 3600 * 1.05, float("nan"))] == [
+        *("12 s", "10 min", "2.1 h", "\u2013"),
+    ]
+    assert [title(m) for m in ("DSC", "surf_dice@2", "lesion_wise_f1")] == [
+        *("Dice", "NSD @ 2", "lesion wise f1"),
+    ]
+    assert own("beta=1.0 both_empty=best reference_empty=computed") == "beta=1.0 both_empty=best"
+    assert grouped(["a_dice", "a_haus95", "b_dice"]) == [("a", ["dice", "haus95"]), ("b", ["dice"])]
 
 
-def contours(prediction):
-    volume = ball(grid((10, 12, 14)))
-    image = volume.array.astype(np.float32)
-    return contour_png(image, volume.array, prediction(volume.array), [1], (1.0, 1.0, 1.0))
+def test_limits_of_agreement_by_hand():
+    """Differences 1, 2 and 3: mean 2, sample deviation 1."""
+    found = figures.limits_of_agreement([10, 20, 30, 1], [11, 22, 33, float("nan")])
+    assert found == pytest.approx((2, 2 - 1.96, 2 + 1.96))
 
 
-def test_pictures_show_the_prediction_beside_the_reference():
-    exact, moved = contours(lambda a: a), contours(lambda a: np.roll(a, 2, 1))
-    assert pixels(exact).shape == pixels(moved).shape
-    assert not np.array_equal(pixels(exact), pixels(moved))
+def svg(panel):
+    head, text = panel.src.split(",", 1)
+    assert head == "data:image/svg+xml;base64"
+    return ElementTree.fromstring(base64.b64decode(text))
 
 
-def test_pictures_of_nothing_and_of_everything_can_be_drawn():
-    assert pixels(contours(np.zeros_like)).size
-    assert pixels(contours(np.ones_like)).size
+def words_in(panel):
+    return " ".join(
+        "".join(t.itertext()) for t in svg(panel).iter("{http://www.w3.org/2000/svg}text")
+    )
+
+
+def test_panels_say_what_they_show():
+    boxes = figures.boxes("organ", {"a $x$": [0.5, 0.7, float("nan")], "b": []}, "Dice", (0, 1))
+    assert "medians: a $x$ 0.6, b none" in boxes.alt
+    assert "a $x$" in words_in(boxes)
+    spread = figures.histogram("organ", [0.91, 0.92, 0.1], "Dice", share=True)
+    assert "3 cases, most of them, 2, from 0.9 to 0.95" in spread.alt
+    agreement = figures.bland_altman("organ", [1, 2], [2, 4])
+    assert "bias 1.5 mL" in agreement.alt
+    by_volume = figures.score_by_volume("organ", [0, 1, 30], [1, 0.5, 0.9], "Dice")
+    assert "2 cases; 1 cases without the class are left out" in by_volume.alt
+    assert "mathdefault" not in words_in(by_volume)
+    candidates = [
+        {"strategy": n, "average_rank": r, "ci_low": r, "ci_high": r, "frequencies": f}
+        for n, r, f in (("x", 1.2, [0.8, 0.2]), ("y", 1.8, [0.2, 0.8]))
+    ]
+    assert "x 80%, y 20%" in figures.frequencies(candidates).alt
+    pairs = [
+        {"strategy": "x", "other": "y", "p_holm": 0.01},
+        {"strategy": "y", "other": "x", "p_holm": None},
+    ]
+    assert "x over y at 0.05" in figures.significance(["x", "y"], pairs, 0.05).alt
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")], [0.5], [0.0] * 3, [2000.0] * 2])
+def test_panels_of_little_can_be_drawn(values):
+    for panel in (
+        figures.boxes("a", {"b": values}, "Dice", None),
+        figures.histogram("a", values, "Dice", share=False),
+        figures.volumes("a", values, values),
+        figures.bland_altman("a", values, values),
+        figures.score_by_volume("a", values, values, "Dice"),
+    ):
+        assert svg(panel).tag.endswith("svg")

@@ -14,11 +14,6 @@ from mist_core.report.comparison import ONLY_PREDICTED, ONLY_REFERENCE, STATE_CO
 from mist_core.report.viewer import scene
 
 TEMPLATES = Path(mist_core.__file__).parent / "templates"
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
 SHAPE, SPACING = (6, 8, 10), (4.0, 1.0, 2.0)
 NAMES = {"organ <b>": [1], "other": [2]}
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
@@ -48,17 +43,6 @@ def html(above=0, turn=lambda volume: volume):
     made = json.dumps(scene("case & 1", *map(turn, case()), NAMES)).replace("<", "\\u003c")
     css, js = ((TEMPLATES / f"viewer.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return PAGE.format(css=css, js=js, scene=made, above=above)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs a browser at {CHROMIUM}")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield running
-        running.close()
 
 
 @pytest.fixture

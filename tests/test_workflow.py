@@ -165,6 +165,7 @@ OF_ONE_EXPERIMENT = {
     "train": 2,
     "predict": 2,
     "predict_test": 1,
+    "gather_predicted_tests": 1,
     "postprocess": 2 * 3,
     "evaluate": 3,
 }
@@ -244,7 +245,9 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     project.add("test", "test_07", like="test_01")
     files = project.made()
     of_test = {"preprocess": 1, "gather_test_arrays": 1, "predict_test": 1, "postprocess": 2}
-    assert project.jobs() == of_test | {"test_paths": 1} | GATHER
+    of_test |= {"gather_predicted_tests": 1}
+    # The report says how many were predicted, and names those that were not.
+    assert project.jobs() == of_test | {"test_paths": 1, "report": 1} | GATHER
     assert {Path(p).name.split(".")[0] for p in project.changed(files)} == {"test_07"}
 
     shutil.rmtree(data / "train/case_00")
@@ -259,7 +262,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     (results / "a/predictions/test/test_01.nii.gz").unlink()
     (results / "a/results.csv").unlink()
     (results / "report.html").unlink()
-    missing = {"predict_test": 1, "postprocess": 2, "evaluate": 1}
+    missing = {"predict_test": 1, "postprocess": 2, "evaluate": 1, "gather_predicted_tests": 1}
     assert project.jobs() == missing | GATHER | OF_ALL
     assert {Path(p).name for p in project.changed(files)} == {"test_01.nii.gz"}
 

@@ -452,6 +452,7 @@ if workflow.is_main_process:
     forget_lost_files(Path(CONFIG.results) / "done")
     os.environ["MIST_CASES_PER_JOB"] = str(CASES_PER_JOB)
     os.environ["MIST_AGAIN"] = ""  # see script()
+    os.environ["MIST_COMMAND"] = shlex.join(["snakemake", *sys.argv[1:]])
     said = workflow.output_settings
     quiet = {Quietness.ALL, Quietness.PROGRESS} & set(said.quiet or ())
     if not (said.dryrun or said.verbose or said.printshellcmds or quiet):
@@ -463,6 +464,7 @@ STARTED = time.time()
 envvars:
     "MIST_AGAIN",
     "MIST_CASES_PER_JOB",
+    "MIST_COMMAND",
 
 
 pathvars:
@@ -601,6 +603,21 @@ def left_out(wildcards):
 def grid_of_arrays(wildcards):
     """Where the arrays of an experiment lie."""
     return GRID_OF[wildcards.experiment]
+
+
+def companions(wildcards, input):
+    """What the report shows beside the chosen metrics is scored but for strategies that are tried."""
+    return "" if wildcards.get("strategy") in TRIED else "--companions"
+
+
+def whole_config(wildcards, input):
+    """All settings as JSON, for the report, which says what was done and does not depend on it."""
+    return CONFIG.model_dump_json()
+
+
+def command(wildcards, input):
+    """How the user called Snakemake, for the same."""
+    return os.environ["MIST_COMMAND"]
 
 
 def arrays_in(home, wildcards):
@@ -909,6 +926,12 @@ def of_every_case():
     return by_experiment + by_strategy
 
 
+def told_of_tests():
+    """What became of the test cases, a file for each experiment and ensemble."""
+    path = f"{CONFIG.results}/done/predicted/{{}}.json"
+    return [path.format(name) for name in PREDICTED] if TEST_CHUNKS and WHOLE else []
+
+
 def analysis():
     """What mist_analyze is for."""
     of_all = ["config.json", "train_paths.csv", "fg_bboxes.csv"]
@@ -947,6 +970,6 @@ def results():
     )
     if not WHOLE:
         return made
-    of_all = ["rank/ranking.csv", "summary.txt", "report.html"]
+    of_all = ["rank/ranking.csv", "summary.txt", "report.html", "evaluation.json"]
     tables = [table for _, table, _ in candidates()]
     return made + tables + [f"{CONFIG.results}/{file}" for file in of_all]

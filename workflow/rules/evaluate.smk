@@ -41,6 +41,7 @@ rule evaluate:
         scores=subpath(output.results, parent=True),
         patients=all_patients,
         case_table=patient_table,
+        companions=companions,
         tracked=tracked,
     shell:
         r"""
@@ -49,6 +50,7 @@ rule evaluate:
             --paths-csv {input.paths:q} \
             --predictions {params.predictions:q} {params.case_table} \
             --settings {params.settings:q} \
+            {params.companions} \
             --output-csv {output.results:q} \
             --output-paths {output.paths:q} \
             --scores {params.scores:q}/scores \
@@ -89,6 +91,7 @@ use rule evaluate as evaluate_strategy with:
         scores=subpath(output.results, parent=True),
         patients=all_patients,
         case_table=patient_table,
+        companions=companions,
         tracked=tracked,
 
 

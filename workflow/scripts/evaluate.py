@@ -44,6 +44,11 @@ def main() -> None:
         "--lesions", action="store_true", help="write NAME_lesions.csv, one lesion a row, as well"
     )
     p.add_argument(
+        "--companions",
+        action="store_true",
+        help="add what a report shows to NAME_long.csv and NAME_summary.csv: IoU, volumes and more",
+    )
+    p.add_argument(
         "--case-table", type=Path, help="CSV with id and patient, if --paths-csv has no patient"
     )
     p.add_argument("--predictions", type=Path, help="folder of <id>.nii.gz, in place of the column")
@@ -69,7 +74,8 @@ def score_all(args: argparse.Namespace, settings: Evaluate, scores: Path) -> lis
     """Score the cases that are not scored yet, write the tables of all, say what went wrong."""
     fields = read_json(args.config)
     ignored = ignored_by(fields)
-    classes = evaluate.chosen_classes(read_evaluated_classes(fields, str(args.config)), settings)
+    asked = evaluate.chosen_classes(read_evaluated_classes(fields, str(args.config)), settings)
+    classes = evaluate.with_companions(asked) if args.companions else asked
     pairs = read_pairs(args.paths_csv, args.predictions)
     patients = read_patients(args.paths_csv)
     if args.case_table:
@@ -93,7 +99,7 @@ def score_all(args: argparse.Namespace, settings: Evaluate, scores: Path) -> lis
         columns = ("id", "mask", "prediction")
         listed = [dict(zip(columns, (i, *paths), strict=True)) for i, paths in pairs.items()]
         write_rows(args.output_paths, columns, listed)
-    write_tables(args.output_csv, found, patients, settings)
+    write_tables(args.output_csv, found, asked, patients, settings)
     return [f"case {i}: {case['problem']}" for i, case in found.items() if case["problem"]]
 
 
@@ -148,12 +154,16 @@ def found_of(
 def write_tables(
     output: Path,
     found: Mapping[str, Mapping[str, Any]],
+    asked: evaluate.Classes,
     patients: Mapping[str, str],
     settings: Evaluate,
 ) -> None:
-    """The table of the scores with its summary rows, and those beside it."""
+    """The table of the scores that were asked for with its summary rows, and those beside it."""
     cases = {i: [Record(**fields) for fields in case["records"]] for i, case in found.items()}
-    rows = [{"id": i} | evaluate.wide_row(records) for i, records in cases.items()]
+    rows = [
+        {"id": i} | evaluate.wide_row(r for r in records if r.metric in asked[r.class_name].metrics)
+        for i, records in cases.items()
+    ]
     write_rows(output, list(rows[0]), rows + evaluate.summary_rows(rows))
     long = [{"id": i} | record.row() for i, records in cases.items() for record in records]
     write_rows(beside(output, "long"), list(long[0]), long)

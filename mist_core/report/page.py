@@ -1,0 +1,540 @@
+"""One self-contained HTML page of a run: what was done, how well, and what it looks like.
+
+It needs no network and no JavaScript, which only sorts its table and turns over the slices of its
+viewers. What the numbers are is decided here; how they look, in ``templates/report.html``.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import isfinite, isnan, nan
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mist_core.config import Config
+from mist_core.errors import DataError
+from mist_core.io import read_image, read_labels
+from mist_core.metrics import resolve
+from mist_core.report import cases, figures, provenance, viewer
+from mist_core.report.figures import Panel
+from mist_core.report.provenance import Run
+from mist_core.report.scores import (
+    Candidate,
+    Row,
+    Rows,
+    Summary,
+    better,
+    columns,
+    formula,
+    headline,
+    mean,
+    split,
+    title,
+    unit,
+)
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+# What stands beside the headline, where it was scored.
+BESIDE = (
+    *("iou", "sensitivity", "specificity", "precision"),
+    *("haus95", "surf_dice", "average_hausdorff", "avg_surf"),
+)
+COUNTS = ("tp", "fp", "fn", "tn")
+ML = 1000.0  # mm3
+MOST_BOXES = 8  # candidates side by side
+NO_NUMBER = "\N{EN DASH}"
+TIMES = " \N{MULTIPLICATION SIGN} "
+# What is asked of an evaluation, the section that answers it, and how.
+GUIDELINE = (
+    ("Dice is the main metric", "scores", "the first table, and what cases are ordered by"),
+    ("average Hausdorff distance for contours", "scores", "AHD, in mm, beside HD95, NSD and ASSD"),
+    ("no interpretation of accuracy", "accuracy", "listed apart, beside the share of background"),
+    ("IoU, sensitivity and specificity, too", "scores", "the second table"),
+    ("samples of annotation and prediction", "cases", "pictures of both, and of their errors"),
+    ("no cherry-picking", "cases", "cases are chosen by a rule, and failures come first"),
+    ("how scores are spread", "distribution", "box plots with a point for each case, histograms"),
+    ("every class by itself", "scores", "each table has a row for every class"),
+    (
+        "no background in means",
+        "scores",
+        "background is no class, and means say how many there are",
+    ),
+    (
+        "access to scripts and results",
+        "repeat",
+        "the command, versions, hashes and evaluation.json",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A case with its pictures; ``scene`` is for the viewer, ``problem`` what kept it from view."""
+
+    id: str
+    rule: str
+    pictures: Sequence[Any] = ()  # CasePicture
+    scene: Mapping[str, Any] | None = None
+    problem: str = ""
+
+
+def show(run: Run) -> list[Shown]:
+    """The cases that the rule chooses, with pictures, as far as their files can be read."""
+    names = headline_columns(run.best, headline(run.best)) or columns([run.best])[:1]
+    files = {row["id"]: row for row in run.paths}
+    chosen = cases.choose(run.best.results, names, provenance.SEED)
+    return [_shown(run, each.case_id, each.rule, files[each.case_id]) for each in chosen]
+
+
+def _shown(run: Run, case_id: str, rule: str, files: Row) -> Shown:
+    info = run.plan.dataset_info
+    channels = [name for name in info.images if files[name]]
+    missing = [name for name in info.images if not files[name]]
+    rule += f"; without {', '.join(missing)}" if missing else ""
+    try:
+        image = read_image(Path(files[channels[0]]))
+        reference = read_labels(Path(files["mask"]))
+        prediction = read_labels(run.best.predictions / f"{case_id}.nii.gz")
+        maps = (
+            reference,
+            prediction,
+            scored_classes(run),
+        )
+        pictures = cases.pictures(
+            case_id, [image], *maps, channels=channels, ignore_label=info.ignore_label
+        )
+        scene = viewer.scene(case_id, image, *maps, ignore_label=info.ignore_label)
+    except DataError as error:
+        return Shown(case_id, rule, problem=str(error))
+    return Shown(case_id, rule, pictures, scene)
+
+
+def scored_classes(run: Run) -> Mapping[str, Sequence[int]]:
+    """The label values of every class that was scored."""
+    chosen = run.config.evaluate.classes
+    return run.plan.regions if chosen == "auto" else chosen
+
+
+def render(run: Run, shown: Sequence[Shown] = ()) -> str:
+    """The page. Candidates are shown in the order of the ranking, cases are those of the first."""
+    environment = Environment(
+        loader=PackageLoader("mist_core", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"number": number, "score": score, "hours": hours, "x": in_x, "own": own}
+    environment.globals |= {"title": title, "unit": unit, "split": split, "formula": formula}
+    best, key = run.best, headline(run.best)
+    scripts = [_text("report.js"), *([_text("viewer.js")] if _has_scenes(shown) else [])]
+    return environment.get_template("report.html").render(
+        run=run,
+        best=best,
+        key=key,
+        styles=[_text("report.css"), *([_text("viewer.css")] if _has_scenes(shown) else [])],
+        scripts=scripts,
+        hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
+        failures=failures(run),
+        classes=[class_row(best, name, key) for name in best.classes],
+        macro=macro(best, key),
+        beside=[name for name in BESIDE if name != key and best.has(name)],
+        accuracy=accuracy(best),
+        table=score_table(run.candidates),
+        columns=columns(run.candidates),
+        grouped=grouped(columns(run.candidates)),
+        boxes=box_panels(run, key),
+        histograms=histogram_panels(best, key),
+        volumes=volume_panels(best, key),
+        ranking=ranking_panels(run.ranking),
+        curves=curve_panels(run),
+        experiments=[experiment(run, name) for name in run.config.experiment_names()],
+        shown=shown,
+        anchors={each.id: f"case-{place}" for place, each in enumerate(shown, 1)},
+        cases=case_rows(run, key),
+        rule=cases.RULE,
+        guideline=guideline(run, shown),
+        config_text=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
+        versions=provenance.versions(),
+        machine=provenance.machine(),
+        sha256={
+            "config": provenance.sha256_of_json(run.config.model_dump(mode="json")),
+            "sources": provenance.sha256_of_sources(),
+            "description": _sha256_of_description(run),
+        },
+        definitions=provenance.definitions(best),
+    )
+
+
+def _text(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _sha256(script: str) -> str:
+    """The script as the page's policy names it, so that no other runs."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _has_scenes(shown: Sequence[Shown]) -> bool:
+    return any(each.scene for each in shown)
+
+
+def _sha256_of_description(run: Run) -> str:
+    path = run.description
+    return provenance.sha256_of(path) if path and path.exists() else ""
+
+
+def guideline(run: Run, shown: Sequence[Shown]) -> list[tuple[str, str, str]]:
+    """GUIDELINE, with what this page lacks said to be lacking."""
+    there = {
+        "cases": bool(shown),
+        "accuracy": bool(accuracy(run.best)),
+        "distribution": bool(run.best.long),
+    }
+    return [
+        (rule, place, how) if there.get(place, True) else (rule, "guideline", "not on this page")
+        for rule, place, how in GUIDELINE
+    ]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals, a dash where there is none."""
+    return NO_NUMBER if value is None or isnan(value) else f"{value:.{digits}f}"
+
+
+def score(value: float | None, metric: str) -> str:
+    """A score with as many decimals as its unit bears."""
+    return number(value, {"mm": 2, "voxels": 0, "mm3": 0}.get(unit(metric), 3))
+
+
+def own(definition: str) -> str:
+    """The parameters of a metric without those that say that nothing is special."""
+    return " ".join(word for word in definition.split() if not word.endswith("=computed"))
+
+
+def hours(seconds: float) -> str:
+    """A duration in words."""
+    if isnan(seconds):
+        return NO_NUMBER
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def in_x(values: Sequence[float]) -> str:
+    """Sizes along the axes."""
+    return TIMES.join(f"{value:g}" for value in values)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Cases to which the same has happened."""
+
+    what: str
+    cases: Mapping[str, str]  # and what is said of each, if anything
+    grave: bool = True
+
+
+def failures(run: Run) -> list[Failure]:
+    """What a reader must know before any score, the worst first."""
+    best, key = run.best, headline(run.best)
+    found = [
+        Failure("Training cases that were left out, since their files are bad", run.plan.left_out)
+    ]
+    for name, tests in run.tests.items():
+        bad = {case: problem for case, problem in tests.items() if problem}
+        found.append(Failure(f"Test cases without a prediction of {name}", bad))
+    statuses: dict[str, dict[str, list[str]]] = {}
+    for class_name in best.classes:
+        for each in best.scores(class_name, key):
+            kind = each.status if each.used or each.status == "failed" else "no number"
+            statuses.setdefault(kind, {}).setdefault(each.case, []).append(class_name)
+    said = {
+        "failed": "Cases without a usable prediction, which count with the worst values",
+        "no number": f"Cases without a number for {title(key)}, which no mean takes in",
+        "prediction_empty": "Structures that were missed: in the reference, and nothing predicted",
+        "reference_empty": "Structures that were invented: predicted, and none in the reference",
+    }
+    for kind, what in said.items():
+        cases = {case: ", ".join(names) for case, names in statuses.get(kind, {}).items()}
+        found.append(Failure(what, cases, grave=kind in ("failed", "no number")))
+    return [each for each in found if each.cases]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """The scores of a class, and the case that has the worst one."""
+
+    name: str
+    headline: Summary
+    worst: str
+    worst_value: float
+    summaries: Mapping[str, Summary]  # by metric
+
+
+def class_row(candidate: Candidate, name: str, key: str) -> ClassRow:
+    """All of a candidate that is said of one class."""
+    used = [each for each in candidate.scores(name, key) if each.used]
+    pick = max if better(key) == "lower" else min
+    worst = pick(used, key=lambda each: each.value, default=None)
+    found = {metric: candidate.summary_of(name, metric) for metric in (key, *BESIDE)}
+    summaries = {metric: each for metric, each in found.items() if each}
+    return ClassRow(
+        name,
+        summaries.get(key, Summary(key)),
+        worst.case if worst else "",
+        worst.value if worst else nan,
+        summaries,
+    )
+
+
+def macro(candidate: Candidate, key: str) -> dict[str, float]:
+    """Means over classes of their means, by metric; nothing for one class. Background is none."""
+    if len(candidate.classes) < 2:
+        return {}
+    means = {}
+    for metric in (key, *BESIDE):
+        found = [candidate.summary_of(name, metric) for name in candidate.classes]
+        means[metric] = mean(each.mean if each else nan for each in found)
+    return means
+
+
+def accuracy(candidate: Candidate) -> list[dict[str, Any]]:
+    """Accuracy of each class beside what background alone gives: the mean share of true background
+    of all voxels. Nothing where voxels were not counted.
+    """
+    if not all(candidate.has(name) for name in (*COUNTS, "accuracy")):
+        return []
+    rows = []
+    for name in candidate.classes:
+        counts = [candidate.scores(name, each) for each in COUNTS]
+        shares = []
+        for tp, fp, fn, tn in zip(*counts, strict=True):
+            voxels = tp.value + fp.value + fn.value + tn.value
+            shares.append((fp.value + tn.value) / voxels if voxels else nan)
+        found = candidate.summary_of(name, "accuracy")
+        rows.append(
+            {"class": name, "accuracy": found.mean if found else nan, "share": mean(shares)}
+        )
+    return rows
+
+
+def score_table(candidates: Sequence[Candidate]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Mean and population standard deviation over cases, by candidate and column; of the values
+    that are numbers.
+    """
+    return {
+        each.name: {c: _spread(each.results, c) for c in columns(candidates)} for each in candidates
+    }
+
+
+def _spread(rows: Rows, column: str) -> tuple[float, float]:
+    values = [float(row[column] or "nan") for row in rows]
+    centre = mean(values)
+    variance = mean((value - centre) ** 2 for value in values)
+    return centre, variance**0.5 if isfinite(variance) else nan
+
+
+def grouped(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Classes and their metrics, for a heading of two lines."""
+    pairs = [split(name) for name in names]
+    return [(c, [m for _, m in group]) for c, group in groupby(pairs, key=lambda pair: pair[0])]
+
+
+def summary_text(candidates: Sequence[Candidate], ranking: Rows) -> str:
+    """The table for the terminal: mean of every metric, a block for each candidate, best first."""
+    table = score_table(candidates)
+    pairs = [split(name) for name in columns(candidates)]
+    classes, metrics = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    width = max(len(c) for c in [*classes, *table]) + 2
+    lines = []
+    for row in ranking:
+        name = row["strategy"]
+        lines.append(f"{name}  (mean rank {row['average_rank']})")
+        lines.append(" " * width + "".join(f"{m:>12}" for m in metrics))
+        for label in classes:
+            values = [table[name].get(f"{label}_{m}", (nan, 0))[0] for m in metrics]
+            lines.append(f"  {label:<{width - 2}}" + "".join(f"{v:>12.4f}" for v in values))
+    return "\n".join(lines) + "\n"
+
+
+def worst_first(
+    rows: Rows, names: Sequence[str], key: str
+) -> list[tuple[float, Mapping[str, str]]]:
+    """Cases with the mean of these columns, without a number first, then from worst to best."""
+    scored = [(mean(float(row[name] or "nan") for name in names), row) for row in rows]
+    sign = -1 if better(key) == "lower" else 1
+    return sorted(scored, key=lambda each: (not isnan(each[0]), sign * each[0], each[1]["id"]))
+
+
+def headline_columns(candidate: Candidate, key: str) -> list[str]:
+    """The columns of results.csv that hold the headline metric, by whatever name."""
+    return [name for name in columns([candidate]) if resolve(split(name)[1])[0] == key]
+
+
+def case_rows(run: Run, key: str) -> list[dict[str, Any]]:
+    """The table of all cases, worst first; ``mean`` is that of the headline over classes."""
+    folds = {row["id"]: row["fold"] for row in run.paths}
+    best, names = run.best, headline_columns(run.best, key)
+    notes: dict[str, list[str]] = {}
+    words = {
+        "prediction_empty": "missed",
+        "reference_empty": "invented",
+        "both_empty": "absent",
+        "failed": "failed",
+    }
+    for class_name in best.classes:
+        for each in best.scores(class_name, key):
+            if each.status in words:
+                notes.setdefault(each.case, []).append(f"{class_name}: {words[each.status]}")
+    rows = []
+    for value, row in worst_first(best.results, names, key):
+        case = row["id"]
+        values = {name: float(row[name] or "nan") for name in columns([best])}
+        note = "; ".join(notes.get(case, []))
+        rows.append(
+            {"id": case, "fold": folds.get(case, ""), "mean": value, "values": values, "note": note}
+        )
+    return rows
+
+
+def box_panels(run: Run, key: str) -> list[Panel]:
+    """The headline of the best candidates by class; then HD95 and NSD of the best one."""
+    best, shown = run.best, run.candidates[:MOST_BOXES]
+    limits = (-0.03, 1.03) if unit(key) == "" else None
+    label = f"{title(key)}{_of(key)}"
+    panels = [
+        figures.boxes(
+            name,
+            {each.name: [s.value for s in each.scores(name, key)] for each in shown},
+            label,
+            limits,
+        )
+        for name in best.classes
+    ]
+    for metric in ("haus95", "surf_dice"):
+        if metric != key and best.has(metric):
+            rows = {name: [s.value for s in best.scores(name, metric)] for name in best.classes}
+            share = (-0.03, 1.03) if unit(metric) == "" else None
+            panels.append(
+                figures.boxes(
+                    f"{title(metric)}, all classes", rows, f"{title(metric)}{_of(metric)}", share
+                )
+            )
+    return panels
+
+
+def _of(metric: str) -> str:
+    return f" / {unit(metric)}" if unit(metric) else ""
+
+
+def histogram_panels(candidate: Candidate, key: str) -> list[Panel]:
+    """How the headline is spread, class by class."""
+    share = unit(key) == ""
+    return [
+        figures.histogram(
+            name, [s.value for s in candidate.scores(name, key)], f"{title(key)}{_of(key)}", share
+        )
+        for name in candidate.classes
+    ]
+
+
+def volume_panels(candidate: Candidate, key: str) -> list[tuple[str, list[Panel]]]:
+    """By class: predicted and reference volume, Bland-Altman, and the headline by volume."""
+    if not (candidate.has("volume_reference") and candidate.has("volume_prediction")):
+        return []
+    found = []
+    for name in candidate.classes:
+        by_case = {s.case: s.value for s in candidate.scores(name, key)}
+        reference, prediction = (
+            {s.case: s.value / ML for s in candidate.scores(name, metric) if s.status != "failed"}
+            for metric in ("volume_reference", "volume_prediction")
+        )
+        x, y = list(reference.values()), [prediction[case] for case in reference]
+        panels = [
+            figures.volumes(f"{name}: volumes", x, y),
+            figures.bland_altman(f"{name}: agreement", x, y),
+        ]
+        if unit(key) == "":
+            scores = [by_case[case] for case in reference]
+            panels.append(
+                figures.score_by_volume(f"{name}: {title(key)} by volume", x, scores, title(key))
+            )
+        found.append((name, panels))
+    return found
+
+
+def ranking_panels(ranking: Mapping[str, Any]) -> list[Panel]:
+    """Mean ranks, rank frequencies and significance; nothing for a single candidate."""
+    candidates = ranking.get("candidates", [])
+    if len(candidates) < 2:
+        return []
+    panels = [figures.ranks(candidates)]
+    if all(each.get("frequencies") for each in candidates):
+        panels.append(figures.frequencies(candidates))
+    if ranking.get("pairs"):
+        names = [each["strategy"] for each in candidates]
+        panels.append(figures.significance(names, ranking["pairs"], ranking["alpha"]))
+    return panels
+
+
+def curve_panels(run: Run) -> list[Panel]:
+    """Training loss and, where it was looked at, Dice of the validated cases, by experiment."""
+    panels = []
+    for experiment_name, folds in run.histories.items():
+        for column, label in (("loss", "training loss"), ("dice", "Dice of validated cases")):
+            lines = {fold: _curve(rows, column) for fold, rows in folds.items()}
+            lines = {fold: line for fold, line in lines.items() if line[0]}
+            if lines:
+                panels.append(figures.curves(experiment_name, lines, label))
+    return panels
+
+
+def _curve(rows: Rows, column: str) -> tuple[list[float], list[float]]:
+    known = [row for row in rows if row.get(column)]
+    return [float(row["epoch"]) for row in known], [float(row[column]) for row in known]
+
+
+def experiment(run: Run, name: str) -> dict[str, Any]:
+    """How an experiment was trained."""
+    config: Config = run.config.for_experiment(name)
+    train = config.train
+    folds = run.histories.get(name, {})
+    patches = train.batch_size * train.accumulate * train.gpus
+    seconds = [_seconds(rows, patches) for rows in folds.values()]
+    done = [int(rows[-1]["epoch"]) for rows in folds.values() if rows]
+    return {
+        "name": name,
+        "network": f"{train.model}{_params(train.model_params)}",
+        "loss": f"{train.loss}{_params(train.loss_params)}",
+        "epochs": " to ".join(map(str, sorted({min(done), max(done)}) if done else [train.epochs])),
+        "steps": next((r[0]["steps"] for r in folds.values() if r), train.steps_per_epoch),
+        "patches": patches,
+        "plan": run.plans.get(name, run.plan),
+        "optimizer": f"{train.optimizer}, {train.learning_rate:g}, {train.lr_scheduler}",
+        "augmentation": train.augmentation,
+        "mirrored": "".join(train.mirrored_axes) or "none",
+        "seed": train.seed,
+        "folds": len(folds) or len(run.folds),
+        "seconds": sum(seconds) if seconds else nan,
+        "models": run.models.get(name, {}),
+    }
+
+
+def _params(values: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{key} {value}' for key, value in values.items())})" if values else ""
+
+
+def _seconds(rows: Rows, patches: int) -> float:
+    """Time of the steps of a fold, from how many there were and how fast; NaN where not known."""
+    try:
+        return sum(int(r["steps"]) * patches / float(r["patches_per_second"]) for r in rows)
+    except (KeyError, ValueError, ZeroDivisionError):
+        return nan

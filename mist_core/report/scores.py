@@ -1,0 +1,198 @@
+"""The scores of a run as its tables have them: what the page and evaluation.json are made of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+from mist_core.dataset import RESERVED_IDS
+from mist_core.files import read_rows
+from mist_core.metrics import metric_of, resolve, split_column
+
+Row = Mapping[str, str]
+Rows = Sequence[Row]
+
+# Short names for readers of papers, by the name of the metric.
+TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision",
+    "accuracy": "Accuracy",
+    "haus95": "HD95",
+    "surf_dice": "NSD",
+    "average_hausdorff": "AHD",
+    "avg_surf": "ASSD",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one case has for one metric of one class; ``status`` as in results_long.csv."""
+
+    case: str
+    value: float
+    status: str
+
+    @property
+    def used(self) -> bool:
+        """Whether it is a number, which enters means."""
+        return not isnan(self.value)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What all cases have for one metric of one class; NaN where there is no number."""
+
+    metric: str
+    unit: str = ""
+    definition: str = ""
+    mean: float = nan
+    ci_low: float = nan
+    ci_high: float = nan
+    q25: float = nan
+    median: float = nan
+    q75: float = nan
+    n_used: int = 0
+    n: int = 0
+    n_empty: int = 0
+    n_failed: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An experiment with a strategy: its scores, and where its label maps are.
+
+    ``results`` has a row for each case, ``long`` and ``summary`` are those of the evaluation.
+    """
+
+    name: str
+    results: Rows
+    predictions: Path
+    long: Rows = ()
+    summary: Rows = ()
+    files: Mapping[str, Path] = field(default_factory=dict)  # the tables
+
+    @property
+    def classes(self) -> list[str]:
+        """The scored classes; background is never among them."""
+        return list(dict.fromkeys(row["class"] for row in self.summary))
+
+    def summary_of(self, class_name: str, metric: str) -> Summary | None:
+        """The summary of a metric, whatever it is called there; None where it was not scored."""
+        rows = (row for row in self.summary if row["class"] == class_name)
+        row = next((row for row in rows if resolve(row["metric"])[0] == metric), None)
+        return _summary(row) if row else None
+
+    def scores(self, class_name: str, metric: str) -> list[Score]:
+        """The scores of a metric, by case in the order of the table; none where it has none."""
+        found = self.summary_of(class_name, metric)
+        return self._scores.get((class_name, found.metric), []) if found else []
+
+    @cached_property
+    def _scores(self) -> dict[tuple[str, str], list[Score]]:
+        found: dict[tuple[str, str], list[Score]] = {}
+        for row in self.long:
+            score = Score(row["id"], float(row["value"]), row["status"])
+            found.setdefault((row["class"], row["metric"]), []).append(score)
+        return found
+
+    def has(self, metric: str) -> bool:
+        """Whether every class was scored with a metric."""
+        return all(self.summary_of(name, metric) for name in self.classes)
+
+
+def read_candidate(name: str, results: Path, predictions: Path) -> Candidate:
+    """The tables of a candidate: results.csv without its summary rows, and the two beside it."""
+    files = {
+        "results": results,
+        "long": results.with_name(f"{results.stem}_long.csv"),
+        "summary": results.with_name(f"{results.stem}_summary.csv"),
+    }
+    cases = [row for row in read_rows(results) if row["id"] not in RESERVED_IDS]
+    long, summary = (read_rows(files[table]) for table in ("long", "summary"))
+    return Candidate(name, cases, predictions, long, summary, files)
+
+
+def _summary(row: Row) -> Summary:
+    values: dict[str, Any] = {name: row[name] for name in ("metric", "unit", "definition")}
+    for name in ("mean", "ci_low", "ci_high", "q25", "median", "q75"):
+        values[name] = float(row[name])
+    for name in ("n_used", "n", "n_empty", "n_failed"):
+        values[name] = int(row[name])
+    return Summary(**values)
+
+
+def columns(candidates: Sequence[Candidate]) -> list[str]:
+    """The metric columns that were asked for, ``<class>_<metric>``."""
+    return [c for c in candidates[0].results[0] if c != "id"] if candidates[0].results else []
+
+
+def split(column: str) -> tuple[str, str]:
+    """Class and metric of a column."""
+    parts = split_column(column)
+    assert parts is not None, column
+    return parts
+
+
+def title(metric: str) -> str:
+    """A metric as a reader knows it, with what stands behind its @."""
+    key, at = resolve(metric)
+    short = TITLES.get(key or "", (key or metric).replace("_", " "))
+    return short if at is None else f"{short} @ {at:g}"
+
+
+def unit(metric: str) -> str:
+    """Its unit; nothing for a share."""
+    return metric_of(metric).unit
+
+
+def better(metric: str) -> str:
+    """Which values are better: higher, lower, near_zero or neither."""
+    return metric_of(metric).better
+
+
+def headline(candidate: Candidate) -> str:
+    """The metric by which cases are compared: Dice, or the first that was asked for."""
+    asked = [split(name)[1] for name in columns([candidate])]
+    known = [key for name in asked if (key := resolve(name)[0])]
+    return "dice" if candidate.has("dice") or not known else known[0]
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of those that are numbers; NaN without any."""
+    used = [value for value in values if not isnan(value)]
+    return sum(used) / len(used) if used else nan
+
+
+FORMULAS = {
+    "dice": "2 TP / (2 TP + FP + FN)",
+    "iou": "TP / (TP + FP + FN)",
+    "sensitivity": "TP / (TP + FN)",
+    "specificity": "TN / (TN + FP)",
+    "precision": "TP / (TP + FP)",
+    "accuracy": "(TP + TN) / all voxels",
+    "haus95": (
+        "95th percentile of the distances between the surfaces, the larger of both directions"
+    ),
+    "avg_surf": "mean of the distances between the surfaces, both directions together",
+    "surf_dice": "share of both surfaces that is within the tolerance of the other",
+    "average_hausdorff": (
+        "mean distance of all voxels of one mask to the nearest of the other, the larger of both "
+        "directions"
+    ),
+    "volume_reference": "volume of the reference",
+    "volume_prediction": "volume of the prediction",
+    "tp": "voxels that are in both masks",
+    "fp": "voxels that are in the prediction alone",
+    "fn": "voxels that are in the reference alone",
+    "tn": "voxels that are in neither mask",
+}
+
+
+def formula(metric: str) -> str:
+    """What a metric is; nothing for those that docs/metrics.md explains at length."""
+    return FORMULAS.get(resolve(metric)[0] or "", "")
