@@ -149,7 +149,7 @@ def _what_was_missing(names: tuple[str, ...], missing: NDArray[np.bool_], policy
         )
         return " ".join(lines)
     if of_all:
-        lines.append(f"{_cells(of_all)} left out, since every candidate misses them.")
+        lines.append(f"{_cells(of_all)} left out, where no candidate has a score.")
     if missing.sum() > of_all * len(names):
         lines.append(
             "The others rank last in their case and metric (worst); if they mean that there was "

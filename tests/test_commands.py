@@ -36,7 +36,7 @@ FLAGS = {
     "--num-workers-evaluate --paths-csv --eval-config",
     "evaluate": "--config --paths-csv --output-csv --num-workers-evaluate --validate",
     "rank": "--results --output-csv --names --output-detailed-csv --metric-direction-overrides "
-    "--id-column",
+    "--id-column --significance-csv",
     "ensemble": "--predictions --output --input-type --config --ensemble-backend "
     "--probability-ensemble-backend --weights --output-probs --num-workers-ensemble",
     "average_weights": "--weights --output",

@@ -40,7 +40,7 @@ def main() -> None:
     args = p.parse_args()
 
     tables, places = read_tables(args)
-    settings = read_rank(section(args), "rank")
+    settings = read_rank(section(args), f"rank with {args.weights}" if args.weights else "rank")
     directions = read_mapping(args.metric_direction_overrides)
     results = read_results(tables, directions, args.id_column, places)
     patients = patients_of(args.case_table, results.ids) if args.case_table else {}
