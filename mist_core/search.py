@@ -20,7 +20,7 @@ def strategies(search: Search, labels: Sequence[int]) -> dict[str, list[dict[str
     for holes, largest, min_volume_mm3 in grid:
         parts: dict[str, list[dict[str, Any]]] = {}
         if min_volume_mm3:
-            kwargs = {"min_volume_mm3": min_volume_mm3}
+            kwargs = {"min_volume_mm3": float(min_volume_mm3)}  # 10 and 10.0 are one in the file
             parts[f"min-{min_volume_mm3:g}mm3"] = [_step("remove_small_objects", kwargs)]
         if largest != "none":
             step = _step("get_top_k_connected_components", {}, per_label=largest == "label")

@@ -168,6 +168,8 @@ def test_the_grid_is_every_combination_but_the_one_that_does_nothing(tmp_path):
         *("remove_small_objects", "get_top_k_connected_components"),
         *("fill_holes_with_label", "fill_holes_with_label"),
     ]
+    again = Search.model_validate(Search().model_dump())
+    assert json.dumps(strategies(again, [0, 2, 5])) == json.dumps(found)  # as files are compared
     holes = found["holes"]
     assert [(s["apply_to_labels"], s["kwargs"]) for s in holes] == [
         ([2], {"fill_holes_label": 2}),
