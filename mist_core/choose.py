@@ -5,6 +5,7 @@ A choice is judged on patients that it did not see: each is scored with what is 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ from mist_core.ranking import (
     patient_ranks,
     patient_values,
     rank_then_aggregate,
-    settled,
     signed_rank,
 )
-from mist_core.results import Results, better, column_weights
+from mist_core.results import Results, better, compared
 
 GROUPS = 100  # patients are left out one by one, and of more than that in so many groups
 SHOWN = 3  # columns in a sentence
@@ -66,6 +66,8 @@ class Choice:
     fair: Array  # (2, patients, columns): none, and what was chosen without the patient
     n_patients: int
     alpha: float
+    n_missing: int
+    missing: str  # what was done about missing scores
 
 
 def choose(
@@ -75,12 +77,12 @@ def choose(
 
     Another is chosen if it has the best mean rank of all, is better than nothing by the one-sided
     signed-rank test over patients, corrected by Holm's method, and if choosing so gives patients
-    that are left out a better mean rank than nothing does. Raises DataError for weights that do not
-    fit the columns.
+    that are left out a better mean rank than nothing does. Raises DataError for missing scores if
+    they are to be refused, and for weights that do not fit the columns.
     """
     settings = settings or Rank()
-    weights = column_weights(results.columns, settings.weights)
-    values = settled(results.values, settings.nan)
+    found = compared(results, settings)
+    results, values, weights = found.results, found.values, found.weights
     patients = numbered(results.ids, patient_of)
     of_all = scored(values, weights, patients)
     by_patient, by_group = _without_each(values, weights, patients, settings.alpha)
@@ -107,6 +109,8 @@ def choose(
         fair=patient_values(plain_fair, patients),
         n_patients=int(patients.max()) + 1,
         alpha=settings.alpha,
+        n_missing=found.n_missing,
+        missing=found.missing,
     )
 
 
@@ -200,6 +204,7 @@ def described(choice: Choice, steps: Mapping[str, Sequence[Any]], seed: int = 0)
         "chosen": name,
         "sentence": sentence(choice, of_columns),
         "strategy": list(steps.get(name, [])),
+        "missing": {"sentence": choice.missing, "cells": choice.n_missing},
         "candidates": [
             {
                 "name": choice.names[k],
@@ -219,7 +224,7 @@ def described(choice: Choice, steps: Mapping[str, Sequence[Any]], seed: int = 0)
                 column: {key: _number(value) for key, value in each.items()}
                 for column, each in of_columns.items()
             },
-            "chosen_by_fold": {g: choice.names[k] for g, k in choice.by_group.items()},
+            "chosen_by_group": {g: choice.names[k] for g, k in choice.by_group.items()},
             "chosen_by_case": {case: choice.names[k] for case, k in choice.by_case.items()},
         },
     }
@@ -239,12 +244,19 @@ def sentence(choice: Choice, of_columns: Mapping[str, Mapping[str, float]]) -> s
         return "No post-processing: none of the strategies changes a score."
     if found.average_rank[found.best] >= found.average_rank[0]:
         return f"No post-processing: no strategy ranks before it ({tried})."
+    # The least p without a group of patients: such choices are what those left out are scored with.
+    least = 0.5 ** (n - ceil(n / GROUPS)) * found.n_tests
+    none_could = least > choice.alpha and not any(choice.by_group.values())
+    few = f" With {n} patients none could be chosen." if none_could else ""
     if p > choice.alpha:
-        least = 0.5**n * found.n_tests
-        few = f" With {n} patients none could be." if least > choice.alpha else ""
         return (
             f"No post-processing: {best}, the best, is not better with confidence, p = {p:.2g} "
             f"(Holm, {tried}).{few}"
+        )
+    if few:
+        return (
+            f"No post-processing: {best} is better with p = {p:.2g} (Holm, {tried}), but that is "
+            f"to hold without each of the patients, too.{few}"
         )
     return (
         f"No post-processing: {best} is better with p = {p:.2g} (Holm, {tried}), but patients left "

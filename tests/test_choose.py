@@ -87,7 +87,7 @@ def test_a_choice_that_hangs_on_one_patient_is_none_and_its_harm_is_shown():
     found, told = chosen(none=[0.8] * 7, good=[0.9] * 6 + [0.1])
     assert told["chosen"] == "none"
     assert list(found.by_case.values()) == [0] * 6 + [1]
-    assert told["held_out"]["chosen_by_fold"] == dict.fromkeys("012345", "none") | {"6": "good"}
+    assert told["held_out"]["chosen_by_group"] == dict.fromkeys("012345", "none") | {"6": "good"}
     assert told["held_out"]["columns"]["organ_dice"]["difference"] == pytest.approx(-0.1)
 
 
@@ -96,12 +96,36 @@ def test_what_nobody_would_have_chosen_without_a_patient_is_not_chosen():
     found, told = chosen(none=[0.8] * 5, good=[0.9] * 5)
     assert told["candidates"][0]["p_holm"] == pytest.approx(1 / 32)
     assert (found.chosen, found.gain) == (0, 0)
+    assert told["sentence"].endswith(
+        "to hold without each of the patients, too. With 5 patients none could be chosen."
+    )
+    assert chosen(none=[0.8] * 6, good=[0.9] * 6)[0].chosen == 1
+
+
+def test_patients_that_gain_nothing_are_told_where_there_are_enough():
+    """Better in 7 of 8, p = 9 / 2^8. Without one of these 6 of 7, p = 8 / 2^7, which is too much;
+    without the eighth it is chosen, for just the patient that it is bad for.
+    """
+    found, told = chosen(none=[0.8] * 8, good=[0.9] * 7 + [0.1])
+    assert (found.chosen, found.gain < 0) == (0, True)
+    assert "p = 0.035" in told["sentence"]
     assert "patients left out of the choice gain nothing" in told["sentence"]
+    assert "none could be chosen" not in told["sentence"]
+
+
+@pytest.mark.parametrize(("n", "chosen_one"), [(9, 0), (10, 1)])
+def test_of_17_strategies_one_can_be_chosen_from_10_patients_on(n, chosen_one):
+    """17 / 2^9 is less than 0.05, 17 / 2^8 is not, and a choice leaves one patient out."""
+    others = {f"bad{k}": [0.1 + k / 100] * n for k in range(16)}
+    found, told = chosen(none=[0.8] * n, good=[0.9] * n, **others)
+    assert found.scored.n_tests == 17
+    assert found.chosen == chosen_one
+    assert ("none could be chosen" in told["sentence"]) == (not chosen_one)
 
 
 def test_with_few_patients_it_is_said_that_none_could_be_better():
     _, told = chosen(none=[0.8] * 4, good=[0.9] * 4)
-    assert told["sentence"].endswith("With 4 patients none could be.")
+    assert told["sentence"].endswith("With 4 patients none could be chosen.")
     _, told = chosen(none=[0.8], good=[0.9])
     assert told["chosen"] == "none"
 
@@ -135,7 +159,7 @@ def test_the_cases_of_a_patient_are_left_out_together():
 def test_many_patients_are_left_out_in_groups():
     n = 2 * GROUPS + 1
     found, told = chosen(none=[0.8] * n, good=[0.9] * n)
-    assert len(told["held_out"]["chosen_by_fold"]) == GROUPS
+    assert len(told["held_out"]["chosen_by_group"]) == GROUPS
     assert len(found.by_case) == n
     assert told["chosen"] == "good"
 
@@ -149,6 +173,34 @@ def test_weights_and_level_are_those_of_the_ranking():
     assert choose(results).chosen == 0
     assert choose(results, Rank(weights={"spot": 0})).chosen == 1
     assert choose(results, Rank(weights={"spot": 0}, alpha=0.001)).chosen == 0
+
+
+def test_a_column_of_no_weight_makes_no_more_strategies():
+    """16 strategies differ in it alone: they are one, and p is not corrected for them."""
+    rows = {"none": ("0.8", "0")} | {f"s{k}": ("0.9", str(k)) for k in range(1, 17)}
+    tables = {
+        name: [{"id": str(n), "organ_dice": a, "organ_haus95": b} for n in range(8)]
+        for name, (a, b) in rows.items()
+    }
+    found = choose(read_results(tables), Rank(weights={"haus95": 0}))
+    assert found.scored.n_tests == 1
+    assert found.columns == ("organ_dice",)
+    assert described(found, {})["chosen"] == "s1"
+
+
+def test_what_was_done_about_missing_scores_is_what_ranking_does():
+    tables = {"none": ["nan", *[0.8] * 8], "good": [0.9] * 9}
+    with pytest.raises(DataError, match="none for organ_dice of 000 of none"):
+        chosen(Rank(nan="refuse"), **tables)
+    _, told = chosen(Rank(nan="skip"), **tables)
+    assert told["missing"]["cells"] == 1
+    assert told["missing"]["sentence"].endswith(
+        "One case of one metric was left out for all candidates (skip)."
+    )
+    assert (
+        chosen(**(tables | {"none": [0.8] * 9}))[1]["missing"]["sentence"]
+        == "No score was missing."
+    )
 
 
 def test_a_missing_score_is_the_worst():

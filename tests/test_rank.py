@@ -244,6 +244,12 @@ def test_a_missing_score_ranks_last():
     assert described(ranking)["missing"]["cells"] == 3
 
 
+def test_a_missing_score_is_as_bad_as_an_infinite_one():
+    values = {"a": [""], "b": ["inf"], "c": [3.0]}
+    found = ranked({name: table([row], ["organ_haus95"]) for name, row in values.items()})
+    assert found.scores.tolist() == [2.5, 2.5, 1]
+
+
 def test_a_missing_score_is_left_out_for_all():
     ranking = ranked(HOLES, nan="skip")
     assert ranking.ranks.tolist() == [[1, 1, 1], [2, 2, 2]]

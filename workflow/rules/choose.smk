@@ -49,10 +49,9 @@ rule choose:
         "../../envs/cpu.yaml"
     params:
         script=script("choose"),
-        settings=settings("rank"),
+        settings=settings("rank", ("scheme", "bootstraps")),
         patients=all_patients,
         case_table=patient_table,
-        tracked=tracked,
     shell:
         r"""
         exec python {params.script:q} \
@@ -61,7 +60,7 @@ rule choose:
             --results {input.tables:q} \
             --settings {params.settings:q} {params.case_table} \
             --output {output.choice:q} \
-            --output-strategy {output.strategy:q} {params.tracked} \
+            --output-strategy {output.strategy:q} \
             >{log:q} 2>&1
         """
 
