@@ -232,9 +232,18 @@ def test_the_grid_is_every_combination_but_the_one_that_does_nothing(tmp_path):
     assert list(
         strategies(Search(keep_largest=["label"], min_volume_mm3=[0], fill_holes=[False]), [1])
     ) == ["largest-label"]
-    assert not strategies(
-        Search(keep_largest=["none"], min_volume_mm3=[0], fill_holes=[False]), [1]
-    )
+
+
+def test_with_one_label_there_is_no_group():
+    assert not [name for name in strategies(Search(), [0, 1]) if "group" in name]
+    only = Search(keep_largest=["group"], min_volume_mm3=[0], fill_holes=[False])
+    assert list(strategies(only, [0, 1])) == ["largest-group"]
+
+
+def test_volumes_that_differ_have_names_that_differ():
+    search = Search(min_volume_mm3=[5, 0.1, 1234567, 1234567.5], keep_largest=["none"])
+    found = list(strategies(search, [1]))[:4]
+    assert found == ["min-5mm3", "min-0.1mm3", "min-1234567mm3", "min-1234567.5mm3"]
 
 
 def test_the_config_knows_auto_in_a_word_and_with_a_grid():
@@ -245,6 +254,11 @@ def test_the_config_knows_auto_in_a_word_and_with_a_grid():
     wrong = {"auto": True, "search": {"keep_largest": [], "min_volume_mm3": [-1], "holes": [True]}}
     with pytest.raises(DataError, match="3 problems"):
         read_config({"postprocess": wrong})
+    nothing = {"keep_largest": ["none"], "min_volume_mm3": [0, 0], "fill_holes": [False]}
+    with pytest.raises(DataError, match=r"search: expected a combination that changes something, "):
+        read_config({"postprocess": {"auto": True, "search": nothing}})
+    for name, value in (("min_volume_mm3", [0, 5]), ("fill_holes", [True])):
+        assert read_config({"postprocess": {"search": nothing | {name: value}}})
 
 
 def test_the_scripts_choose_and_take_label_maps(tmp_path):
