@@ -1,7 +1,7 @@
 """Results tables of several candidates as one array: the same cases, the same columns."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -131,9 +131,15 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _directions(columns: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+def _directions(columns: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """Which values of each column are better. Raises one DataError for all that is not known."""
-    ways, problems = {}, []
+    ways: dict[str, str] = {}
+    problems = [
+        f"direction of {name}: expected a column among {some(columns)}, found none of that name. "
+        f"{_meant(name, columns)}"
+        for name in given
+        if name not in columns
+    ]
     for column in columns:
         try:
             if given.get(column) not in (None, "higher", "lower"):
@@ -145,6 +151,11 @@ def _directions(columns: Iterable[str], given: Mapping[str, str]) -> dict[str, s
             problems.append(str(error))
     raise_all(problems, "results")
     return ways
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    return f"Did you mean {near[0]}?" if near else "Check the spelling."
 
 
 def better(column: str) -> str:
@@ -170,10 +181,9 @@ def column_weights(columns: Sequence[str], weights: Mapping[str, float]) -> NDAr
     problems = []
     for name in weights:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            remedy = f"Did you mean {near[0]}?" if near else "Check the spelling."
             problems.append(
-                f"{name}: expected a class, a metric or a column among {some(known)}. {remedy}"
+                f"{name}: expected a class, a metric or a column among {some(known)}. "
+                f"{_meant(name, known)}"
             )
         if name in classes & metrics:
             problems.append(f"{name}: expected a class or a metric, found both. Name the columns.")

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from skimage import measure
 
 from mist_core.errors import DataError
-from mist_core.files import write_json
+from mist_core.files import read_json, read_rows, write_json, write_rows
 from mist_core.io import Volume, read_labels, write_probabilities, write_volume
 from mist_core.postprocess import (
     Step,
@@ -640,6 +640,41 @@ def script(tmp_path, *words, strategy):
     command += ["--base-predictions", tmp_path / "in", "--output", tmp_path / "out"]
     command += ["--postprocess-strategy", strategy_file(tmp_path, strategy), *words]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+def test_the_command_never_replaces_what_it_reads(tmp_path):
+    write_volume(tmp_path / "y/predictions/1.nii.gz", ball(grid((5, 5, 5))))
+    before = (tmp_path / "y/predictions/1.nii.gz").read_bytes()
+    folder = tmp_path / "y/../y/predictions"
+    for words in (("--output", tmp_path / "y"), ("--output", folder, "--case", "1")):
+        done = script(tmp_path, "--base-predictions", folder, *words, strategy=[GOOD])
+        assert done.returncode == 1
+        assert "ERROR: --output: expected another folder than --base-predictions" in done.stderr
+    assert (tmp_path / "y/predictions/1.nii.gz").read_bytes() == before
+
+
+def test_a_bad_case_does_not_keep_the_others_from_their_scores(tmp_path):
+    """The second time: a case is gone, one is broken, and the strategy is the copy itself."""
+    out, whole = tmp_path / "out", ball(grid((9, 9, 9)))
+    for case in ("bad", "gone", "good"):
+        write_volume(tmp_path / f"in/{case}.nii.gz", whole)
+    write_json(tmp_path / "e.json", {"organ": {"labels": [1], "metrics": {"dice": {}}}})
+    assert script(tmp_path, strategy=[GOOD]).returncode == 0
+    (out / "postprocess_results_lesions.csv").write_text("old")
+    (tmp_path / "in/gone.nii.gz").unlink()
+    write_volume(tmp_path / "mask.nii.gz", whole)
+    (tmp_path / "in/bad.nii.gz").write_bytes(b"not an image")
+    rows = [{"id": case, "mask": tmp_path / "mask.nii.gz"} for case in ("bad", "good")]
+    write_rows(tmp_path / "paths.csv", ["id", "mask"], rows)
+    words = ["--postprocess-strategy", out / "strategy.json", "--eval-config", tmp_path / "e.json"]
+    done = script(tmp_path, *words, "--paths-csv", tmp_path / "paths.csv", strategy=[GOOD])
+    assert done.returncode == 1
+    assert "case bad: " in done.stderr.splitlines()[-1]
+    assert [path.name for path in (out / "predictions").glob("*.gz")] == ["good.nii.gz"]
+    scores = {row["id"]: row["organ_dice"] for row in read_rows(out / "postprocess_results.csv")}
+    assert (scores["bad"], scores["good"]) == ("0.0", "1.0")
+    assert read_json(out / "strategy.json") == [GOOD]
+    assert not (out / "postprocess_results_lesions.csv").exists()
 
 
 def test_the_command_looks_at_probabilities(tmp_path):
