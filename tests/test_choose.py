@@ -282,10 +282,16 @@ def test_the_scripts_choose_and_take_label_maps(tmp_path):
         command = [sys.executable, ROOT / f"workflow/scripts/{name}.py", *words]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
+    given = ["--raw", tables["raw"], "--results", tables["good"]]
+    given += ["--strategies", tmp_path / "good.json"]
+    # Without one of the good patients p is 7 / 2^6.
+    less_sure = ["--settings", '{"alpha": 0.2}', "--output", tmp_path / "c.json"]
+    done = script("choose", *given, *less_sure, "--output-strategy", tmp_path / "s.json")
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "s.json") == [{"of": "good"}]
     done = script(
         "choose",
-        *("--raw", tables["raw"], "--results", tables["good"]),
-        *("--strategies", tmp_path / "good.json"),
+        *given,
         *("--output", auto / "choice.json", "--output-strategy", auto / "strategy.json"),
     )
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,9 @@ rule tried:
     params:
         steps=lambda wildcards: json.dumps(STEPS[wildcards.strategy]),
     shell:
-        "printf '%s\\n' {params.steps:q} > {output:q} 2> {log:q}"
+        r"""
+        (printf '%s\n' {params.steps:q} >{output:q}.part && mv {output:q}.part {output:q}) 2>{log:q}
+        """
 
 
 rule choose:
@@ -76,7 +78,7 @@ rule take_chosen:
     output:
         "<results>/done/postprocess/{experiment}/auto/{chunk}.json",
     log:
-        "<results>/logs/postprocess/{experiment}_auto_{chunk}.log",
+        "<results>/logs/postprocess/{experiment}/auto/{chunk}.log",
     wildcard_constraints:
         experiment=any_of(PREDICTED),
         chunk=any_of(TRAIN_CHUNKS),
@@ -109,9 +111,9 @@ use rule postprocess as postprocess_chosen with:
     output:
         "<results>/done/postprocess/{experiment}/auto/{chunk}.json",
     log:
-        "<results>/logs/postprocess/{experiment}_auto_{chunk}.log",
+        "<results>/logs/postprocess/{experiment}/auto/{chunk}.log",
     benchmark:
-        "<results>/benchmarks/postprocess/{experiment}_auto_{chunk}.tsv"
+        "<results>/benchmarks/postprocess/{experiment}/auto/{chunk}.tsv"
     wildcard_constraints:
         experiment=any_of(PREDICTED),
         chunk=any_of(TEST_CHUNKS),
