@@ -1,6 +1,7 @@
 """Choose a strategy by its scores on the training cases, or none, and say what choosing is worth.
 
-A choice is judged on patients that it did not see: each is scored with what is chosen without it.
+What a choice is worth is told by patients that it did not see: each is scored with what ranks first
+without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,9 @@ from mist_core.ranking import (
     patient_ranks,
     patient_values,
     rank_then_aggregate,
-    settled,
     signed_rank,
 )
-from mist_core.results import Results, better, column_weights
+from mist_core.results import Results, better, compared
 
 GROUPS = 100  # patients are left out one by one, and of more than that in so many groups
 SHOWN = 3  # columns in a sentence
@@ -36,24 +36,28 @@ class Scored:
 
     ``average_rank`` is that of all patients, ``p_holm`` says that a candidate is better than none,
     ``better_in`` in which share of the patients it is. Candidates that scored alike in everything
-    are ranked and tested as one. ``best`` is the best beside none, the first of equal ones.
+    are ranked and tested as one. ``best`` is the best beside none, the first of equal ones,
+    ``leader`` the best of all, none before its equals.
     """
 
     average_rank: Array
     p_holm: Array
     better_in: Array
     best: int
+    leader: int
     n_tests: int
 
     def sure(self, alpha: float) -> int:
         """The best candidate if it is before none, and better with confidence; else 0."""
-        before = self.average_rank[self.best] < self.average_rank[0]
-        return self.best if before and self.p_holm[self.best] <= alpha else 0
+        return self.leader if self.p_holm[self.leader] <= alpha else 0
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What is chosen of all patients, and what without each of them."""
+    """What is chosen of all patients, and what ranks first without each of them.
+
+    ``by_case`` is none everywhere where none is chosen.
+    """
 
     names: tuple[str, ...]
     columns: tuple[str, ...]
@@ -61,11 +65,13 @@ class Choice:
     chosen: int
     by_case: Mapping[str, int]
     by_group: Mapping[str, int]
-    gain: float  # mean rank of none less that of what was chosen, on patients left out
+    gain: float  # mean rank of none less that of what led without them, on patients left out
     means: Array  # (K, columns), in the units of the tables
-    fair: Array  # (2, patients, columns): none, and what was chosen without the patient
+    fair: Array  # (2, patients, columns): none, and what led without the patient
     n_patients: int
     alpha: float
+    n_missing: int
+    missing: str  # what was done about missing scores
 
 
 def choose(
@@ -74,16 +80,16 @@ def choose(
     """Choose among candidates of which the first is to do nothing.
 
     Another is chosen if it has the best mean rank of all, is better than nothing by the one-sided
-    signed-rank test over patients, corrected by Holm's method, and if choosing so gives patients
-    that are left out a better mean rank than nothing does. Raises DataError for weights that do not
-    fit the columns.
+    signed-rank test over patients, corrected by Holm's method, and if what ranks first without
+    them gives patients that are left out a better mean rank than nothing does. Raises DataError for
+    missing scores if they are to be refused, and for weights that do not fit the columns.
     """
     settings = settings or Rank()
-    weights = column_weights(results.columns, settings.weights)
-    values = settled(results.values, settings.nan)
+    found = compared(results, settings)
+    results, values, weights = found.results, found.values, found.weights
     patients = numbered(results.ids, patient_of)
     of_all = scored(values, weights, patients)
-    by_patient, by_group = _without_each(values, weights, patients, settings.alpha)
+    by_patient, by_group = _without_each(values, weights, patients)
     of_case = by_patient[patients]
     fair = np.stack([values[0], values[of_case, np.arange(len(patients))]])
     if np.isnan(fair[0]).all():
@@ -95,18 +101,22 @@ def choose(
     plain = results.values * [-1 if better(c) == "higher" else 1 for c in results.columns]
     plain_fair = np.stack([plain[0], plain[of_case, np.arange(len(patients))]])
     means = _mean_of_patients(patient_values(plain, patients))
+    sure = of_all.sure(settings.alpha) if gain > 0 else 0
+    taken = of_case if sure else np.zeros_like(of_case)
     return Choice(
         names=results.names,
         columns=results.columns,
         scored=of_all,
-        chosen=of_all.sure(settings.alpha) if gain > 0 else 0,
-        by_case=dict(zip(results.ids, of_case.tolist(), strict=True)),
+        chosen=sure,
+        by_case=dict(zip(results.ids, taken.tolist(), strict=True)),
         by_group=by_group,
         gain=gain,
         means=means,
         fair=patient_values(plain_fair, patients),
         n_patients=int(patients.max()) + 1,
         alpha=settings.alpha,
+        n_missing=found.n_missing,
+        missing=found.missing,
     )
 
 
@@ -128,6 +138,7 @@ def scored(values: Array, weights: Array, patients: Numbers) -> Scored:
         p_holm=np.concatenate([[1.0], p])[back],
         better_in=np.array([(each < 0).mean() for each in apart])[back],
         best=int(np.argmin(others)) if len(values) > 1 else 0,
+        leader=int(np.argmin(average)),
         n_tests=len(distinct) - 1,
     )
 
@@ -140,16 +151,20 @@ def _first_alike(values: Array) -> NDArray[np.intp]:
 
 
 def _without_each(
-    values: Array, weights: Array, patients: Numbers, alpha: float
+    values: Array, weights: Array, patients: Numbers
 ) -> tuple[NDArray[np.intp], dict[str, int]]:
-    """What is chosen without each patient, and without each group of them."""
+    """What ranks first without each patient, and without each group of them.
+
+    No test is made here: it would fail just without those patients to whom a strategy matters, who
+    would be scored without it.
+    """
     n_patients = int(patients.max()) + 1
     group_of = np.arange(n_patients) % GROUPS
     chosen = np.zeros(n_patients, np.intp)
     for group in range(min(n_patients, GROUPS) if n_patients > 1 else 0):
         rest = group_of[patients] != group
         others = np.unique(patients[rest], return_inverse=True)[1]
-        chosen[group_of == group] = scored(values[:, rest], weights, others).sure(alpha)
+        chosen[group_of == group] = scored(values[:, rest], weights, others).leader
     return chosen, {str(group): int(chosen[group]) for group in range(min(n_patients, GROUPS))}
 
 
@@ -162,7 +177,7 @@ def _mean_of_patients(of_patients: Array) -> Array:
 
 
 def effects(choice: Choice, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Of each column the mean over patients without a strategy, with what was chosen without the
+    """Of each column the mean over patients without a strategy, with what ranks first without the
     patient, and their difference with a 95 % interval from bootstraps of the patients.
     """
     table = {}
@@ -200,6 +215,7 @@ def described(choice: Choice, steps: Mapping[str, Sequence[Any]], seed: int = 0)
         "chosen": name,
         "sentence": sentence(choice, of_columns),
         "strategy": list(steps.get(name, [])),
+        "missing": {"sentence": choice.missing, "cells": choice.n_missing},
         "candidates": [
             {
                 "name": choice.names[k],
@@ -219,7 +235,7 @@ def described(choice: Choice, steps: Mapping[str, Sequence[Any]], seed: int = 0)
                 column: {key: _number(value) for key, value in each.items()}
                 for column, each in of_columns.items()
             },
-            "chosen_by_fold": {g: choice.names[k] for g, k in choice.by_group.items()},
+            "chosen_by_group": {g: choice.names[k] for g, k in choice.by_group.items()},
             "chosen_by_case": {case: choice.names[k] for case, k in choice.by_case.items()},
         },
     }
@@ -240,8 +256,7 @@ def sentence(choice: Choice, of_columns: Mapping[str, Mapping[str, float]]) -> s
     if found.average_rank[found.best] >= found.average_rank[0]:
         return f"No post-processing: no strategy ranks before it ({tried})."
     if p > choice.alpha:
-        least = 0.5**n * found.n_tests
-        few = f" With {n} patients none could be." if least > choice.alpha else ""
+        few = f" With {n} patients none could be." if 0.5**n * found.n_tests > choice.alpha else ""
         return (
             f"No post-processing: {best}, the best, is not better with confidence, p = {p:.2g} "
             f"(Holm, {tried}).{few}"

@@ -549,6 +549,11 @@ def record_of(output: Path, case: str) -> Path:
     return output / ".done" / f"{case}.json"
 
 
+def recorded_cases(output: Path) -> set[str]:
+    """The cases that were done in a folder."""
+    return {path.stem for path in record_of(output, "").parent.glob("[!.]*.json")}
+
+
 def forget_cases(output: Path, cases: Iterable[str]) -> None:
     """Remove what was made of these cases."""
     for case in cases:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -343,6 +344,14 @@ class Search(Section):
     fill_holes: Annotated[list[bool], Field(min_length=1)] = Field(
         [False, True], description="background that a label encloses gets the label"
     )
+
+    @model_validator(mode="after")
+    def _tries_something(self) -> Self:
+        if {*self.keep_largest} == {"none"} and not any([*self.min_volume_mm3, *self.fill_holes]):
+            raise PydanticCustomError(
+                "value_error", "", {"error": "a combination that changes something"}
+            )
+        return self
 
 
 class Postprocess(Section):

@@ -4,11 +4,11 @@ import inspect
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from mist_core import own
 from mist_core.errors import DataError, in_words, raise_all
@@ -30,10 +30,10 @@ PER_LABEL = {  # transforms of which only one of the two makes sense
 class Step(BaseModel):
     """One step of a strategy. ``apply_to_labels`` of [-1] stands for every label above 0."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     transform: str
-    apply_to_labels: list[int] = Field(min_length=1)
+    apply_to_labels: list[Annotated[int, Field(le=LARGEST_LABEL)]] = Field(min_length=1)
     per_label: bool
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
@@ -142,12 +142,18 @@ def _probability(
 
 def read_strategy(path: Path) -> list[Step]:
     """Read and check a strategy file. Raises one DataError with every mistake in it."""
-    try:
-        steps = TypeAdapter(list[Step]).validate_python(read_json(path))
-    except ValidationError as error:
-        raise_all(in_words(error.errors(), f"{path}: steps.", Step.model_fields), "postprocess")
-        raise
-    problems = [p for i, step in enumerate(steps) for p in _mistakes(f"{path}: steps.{i}", step)]
+    given = read_json(path)
+    if not isinstance(given, list):
+        raise DataError(f"{path}: expected a list of steps in brackets, found {given!r}. Mend it.")
+    steps, problems = [], []
+    for number, each in enumerate(given):
+        place = f"{path}: steps.{number}"
+        try:
+            steps.append(Step.model_validate(each))
+            problems += _mistakes(place, steps[-1])
+        except ValidationError as error:
+            lines = in_words(error.errors(), f"{place}.", Step.model_fields)
+            problems += [line.replace(".:", ":", 1) for line in lines]  # of a step as a whole
     raise_all(problems, "postprocess")
     return steps
 
@@ -175,6 +181,10 @@ def unknown_labels(strategy: Sequence[Step], labels: Collection[int]) -> list[in
 
 def _mistakes(place: str, step: Step) -> list[str]:
     problems = []
+    if len(set(step.apply_to_labels)) < len(step.apply_to_labels):
+        problems.append(
+            f"{place}: expected each label once, found {step.apply_to_labels}. Take out copies."
+        )
     if step.apply_to_labels != ALL_LABELS and min(step.apply_to_labels) < 1:
         problems.append(
             f"{place}: expected labels above 0, or [-1] for all, found {step.apply_to_labels}. "

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mist_core.config import Rank
 from mist_core.errors import DataError
@@ -25,9 +24,8 @@ from mist_core.ranking import (
     numbered,
     p_values,
     patient_ranks,
-    settled,
 )
-from mist_core.results import Results, column_weights, some
+from mist_core.results import Results, compared
 
 Rows = list[dict[str, Any]]
 
@@ -71,13 +69,8 @@ def rank(
     columns, and when no score is left to rank by.
     """
     settings = settings or Rank()
-    weights = column_weights(results.columns, settings.weights)
-    columns = np.array(results.columns)[weights > 0]
-    values, weights = results.values[..., weights > 0], weights[weights > 0]
-    missing = np.isnan(values)
-    if settings.nan == "refuse" and missing.any():
-        _refuse(results, columns, missing)
-    values = settled(values, settings.nan)
+    found = compared(results, settings)
+    columns, values, weights = np.array(found.results.columns), found.values, found.weights
     known = ~np.isnan(values[0])
     if not known.any():
         raise DataError(
@@ -115,51 +108,9 @@ def rank(
         p=p,
         p_holm=holm(p),
         stability=stability,
-        n_missing=int(missing.sum()),
-        missing=_what_was_missing(results.names, missing, settings.nan),
+        n_missing=found.n_missing,
+        missing=found.missing,
     )
-
-
-def _refuse(results: Results, columns: NDArray[Any], missing: NDArray[np.bool_]) -> None:
-    cells = [
-        f"{columns[m]} of {results.ids[n]} of {results.names[k]}"
-        for k, n, m in np.argwhere(missing)
-    ]
-    raise DataError(
-        f"results: expected a number for every score, found none for {some(cells)}. Evaluate "
-        "again, choose for evaluate.metrics what empty masks are worth (both_empty, "
-        "reference_empty, prediction_empty), or rank with nan: worst or skip."
-    )
-
-
-def _what_was_missing(names: tuple[str, ...], missing: NDArray[np.bool_], policy: str) -> str:
-    """What was done about missing scores, in a sentence or two."""
-    if not missing.any():
-        return "No score was missing."
-    of_each = [
-        f"{number} of {name}"
-        for name, number in zip(names, missing.sum(axis=(1, 2)).tolist(), strict=True)
-        if number
-    ]
-    lines = [f"{missing.sum()} of {missing.size} scores were missing ({some(of_each)})."]
-    of_all = int(missing.all(axis=0).sum())
-    if policy == "skip":
-        lines.append(
-            f"{_cells(int(missing.any(axis=0).sum()))} left out for all candidates (skip)."
-        )
-        return " ".join(lines)
-    if of_all:
-        lines.append(f"{_cells(of_all)} left out, where no candidate has a score.")
-    if missing.sum() > of_all * len(names):
-        lines.append(
-            "The others rank last in their case and metric (worst); if they mean that there was "
-            "nothing to find, choose skip."
-        )
-    return " ".join(lines)
-
-
-def _cells(number: int) -> str:
-    return "One case of one metric was" if number == 1 else f"{number} cases of a metric were"
 
 
 # --- what is written ---------------------------------------------------------------------------

@@ -39,7 +39,8 @@ def numbered(ids: Sequence[str], patient_of: Mapping[str, str] | None = None) ->
 def settled(values: Array, policy: str) -> Array:
     """Values in which a cell has a number for every candidate, or NaN for every one.
 
-    ``worst`` puts a missing value just behind the worst of its column, of all cases and candidates;
+    ``worst`` puts a missing value just behind the worst of its column, of all cases and candidates,
+    beside an infinite one if there is any;
     ``skip`` leaves its cell out. A cell that all candidates miss is left out by either.
     """
     missing = np.isnan(values)

@@ -1,16 +1,18 @@
 """Results tables of several candidates as one array: the same cases, the same columns."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mist_core.config import Rank
 from mist_core.dataset import RESERVED_IDS
 from mist_core.errors import DataError, raise_all
 from mist_core.metrics import lowest_best, metric_of, split_column
+from mist_core.ranking import settled
 
 Rows = Sequence[Mapping[str, str]]
 SHOWN = 5  # names in a message
@@ -24,6 +26,21 @@ class Results:
     ids: tuple[str, ...]
     columns: tuple[str, ...]
     values: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What decides between candidates: the columns whose weight is above 0.
+
+    ``results`` has those alone, ``values`` are theirs without missing ones (``ranking.settled``);
+    ``missing`` says what was done about these.
+    """
+
+    results: Results
+    weights: NDArray[np.float64]
+    values: NDArray[np.float64]
+    n_missing: int
+    missing: str
 
 
 def read_results(
@@ -114,9 +131,15 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _directions(columns: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+def _directions(columns: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """Which values of each column are better. Raises one DataError for all that is not known."""
-    ways, problems = {}, []
+    ways: dict[str, str] = {}
+    problems = [
+        f"direction of {name}: expected a column among {some(columns)}, found none of that name. "
+        f"{_meant(name, columns)}"
+        for name in given
+        if name not in columns
+    ]
     for column in columns:
         try:
             if given.get(column) not in (None, "higher", "lower"):
@@ -128,6 +151,11 @@ def _directions(columns: Iterable[str], given: Mapping[str, str]) -> dict[str, s
             problems.append(str(error))
     raise_all(problems, "results")
     return ways
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    return f"Did you mean {near[0]}?" if near else "Check the spelling."
 
 
 def better(column: str) -> str:
@@ -153,10 +181,9 @@ def column_weights(columns: Sequence[str], weights: Mapping[str, float]) -> NDAr
     problems = []
     for name in weights:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            remedy = f"Did you mean {near[0]}?" if near else "Check the spelling."
             problems.append(
-                f"{name}: expected a class, a metric or a column among {some(known)}. {remedy}"
+                f"{name}: expected a class, a metric or a column among {some(known)}. "
+                f"{_meant(name, known)}"
             )
         if name in classes & metrics:
             problems.append(f"{name}: expected a class or a metric, found both. Name the columns.")
@@ -168,3 +195,66 @@ def column_weights(columns: Sequence[str], weights: Mapping[str, float]) -> NDAr
     if not any(found):
         raise DataError("weights: expected a column with a weight above 0, found none. Raise one.")
     return np.array(found)
+
+
+def compared(results: Results, settings: Rank) -> Compared:
+    """What is left of results by the weights, and by what a missing score is worth.
+
+    Raises DataError for missing scores if they are to be refused, and for weights that do not fit
+    the columns.
+    """
+    weights = column_weights(results.columns, settings.weights)
+    columns = [c for c, weight in zip(results.columns, weights, strict=True) if weight > 0]
+    left = replace(results, columns=tuple(columns), values=results.values[..., weights > 0])
+    missing = np.isnan(left.values)
+    if settings.nan == "refuse" and missing.any():
+        _refuse(left, missing)
+    return Compared(
+        results=left,
+        weights=weights[weights > 0],
+        values=settled(left.values, settings.nan),
+        n_missing=int(missing.sum()),
+        missing=_what_was_missing(results.names, missing, settings.nan),
+    )
+
+
+def _refuse(results: Results, missing: NDArray[np.bool_]) -> None:
+    cells = [
+        f"{results.columns[m]} of {results.ids[n]} of {results.names[k]}"
+        for k, n, m in np.argwhere(missing)
+    ]
+    raise DataError(
+        f"results: expected a number for every score, found none for {some(cells)}. Evaluate "
+        "again, choose for evaluate.metrics what empty masks are worth (both_empty, "
+        "reference_empty, prediction_empty), or rank with nan: worst or skip."
+    )
+
+
+def _what_was_missing(names: tuple[str, ...], missing: NDArray[np.bool_], policy: str) -> str:
+    """What was done about missing scores, in a sentence or two."""
+    if not missing.any():
+        return "No score was missing."
+    of_each = [
+        f"{number} of {name}"
+        for name, number in zip(names, missing.sum(axis=(1, 2)).tolist(), strict=True)
+        if number
+    ]
+    lines = [f"{missing.sum()} of {missing.size} scores were missing ({some(of_each)})."]
+    of_all = int(missing.all(axis=0).sum())
+    if policy == "skip":
+        lines.append(
+            f"{_cells(int(missing.any(axis=0).sum()))} left out for all candidates (skip)."
+        )
+        return " ".join(lines)
+    if of_all:
+        lines.append(f"{_cells(of_all)} left out, where no candidate has a score.")
+    if missing.sum() > of_all * len(names):
+        lines.append(
+            "The others rank last in their case and metric (worst); if they mean that there was "
+            "nothing to find, choose skip."
+        )
+    return " ".join(lines)
+
+
+def _cells(number: int) -> str:
+    return "One case of one metric was" if number == 1 else f"{number} cases of a metric were"

@@ -15,13 +15,17 @@ def strategies(search: Search, labels: Sequence[int]) -> dict[str, list[dict[str
     ``labels`` are those of the dataset. Small objects go first, then all but the largest, then
     holes are filled, those of each label with that label.
     """
-    grid = product(search.fill_holes, search.keep_largest, search.min_volume_mm3)
+    # The union of one label is that label.
+    same = sum(label > 0 for label in labels) == 1 and "label" in search.keep_largest
+    kinds = [kind for kind in search.keep_largest if not (same and kind == "group")]
+    grid = product(search.fill_holes, kinds, search.min_volume_mm3)
     named = {}
     for holes, largest, min_volume_mm3 in grid:
         parts: dict[str, list[dict[str, Any]]] = {}
         if min_volume_mm3:
             kwargs = {"min_volume_mm3": float(min_volume_mm3)}  # 10 and 10.0 are one in the file
-            parts[f"min-{min_volume_mm3:g}mm3"] = [_step("remove_small_objects", kwargs)]
+            number = repr(min_volume_mm3).removesuffix(".0")  # every digit, so that names differ
+            parts[f"min-{number}mm3"] = [_step("remove_small_objects", kwargs)]
         if largest != "none":
             step = _step("get_top_k_connected_components", {}, per_label=largest == "label")
             parts[f"largest-{largest}"] = [step]

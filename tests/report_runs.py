@@ -173,6 +173,6 @@ CHOICE = {
             "organ_dice": {"none": 0.9, "chosen": 0.91, "difference": 0.0125}
             | {"ci_low": 0.004, "ci_high": 0.021}
         },
-        "chosen_by_fold": {"0": "largest-group", "1": "none"},
+        "chosen_by_group": {"0": "largest-group", "1": "none"},
     },
 }

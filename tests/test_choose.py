@@ -80,23 +80,57 @@ def test_of_many_that_are_noise_one_ranks_before_none_and_none_is_kept():
     assert kept >= 95
 
 
-def test_a_choice_that_hangs_on_one_patient_is_none_and_its_harm_is_shown():
-    """Better in 6 of 7, p = 8 / 2^7. Without the seventh 6 of 6, p = 1 / 2^6, and it is chosen, for
-    just the patient that it is bad for; without one of the others 5 of 6, p = 7 / 2^6.
+def test_what_helps_few_patients_is_scored_on_them_too():
+    """Better in 6 of 40 and worse in none: p = 1 / 2^6, and without one of the 6 it is 1 / 2^5.
+
+    A test without each of them would leave these without it, to whom alone it matters.
     """
-    found, told = chosen(none=[0.8] * 7, good=[0.9] * 6 + [0.1])
-    assert told["chosen"] == "none"
-    assert list(found.by_case.values()) == [0] * 6 + [1]
-    assert told["held_out"]["chosen_by_fold"] == dict.fromkeys("012345", "none") | {"6": "good"}
-    assert told["held_out"]["columns"]["organ_dice"]["difference"] == pytest.approx(-0.1)
+    found, told = chosen(Rank(alpha=0.02), none=[0.8] * 40, good=[0.9] * 6 + [0.8] * 34)
+    assert told["chosen"] == "good"
+    assert set(found.by_case.values()) == {1}
+    effect = told["held_out"]["columns"]["organ_dice"]
+    assert effect["difference"] == pytest.approx(0.6 / 40)
 
 
-def test_what_nobody_would_have_chosen_without_a_patient_is_not_chosen():
-    """5 of 5, p = 1 / 2^5; without one of them 1 / 2^4, which is too much."""
-    found, told = chosen(none=[0.8] * 5, good=[0.9] * 5)
-    assert told["candidates"][0]["p_holm"] == pytest.approx(1 / 32)
-    assert (found.chosen, found.gain) == (0, 0)
+def test_a_patient_is_scored_by_what_ranks_first_without_it():
+    """One is better in 8 of 8, the other in 7: without patient 0, to whom it is bad, they are equal,
+    and the first of equal ones is taken.
+    """
+    one, other = [0.9] * 4 + [0.85] * 4, [0.1] + [0.85] * 4 + [0.9] * 3
+    found, told = chosen(none=[0.8] * 8, other=other, one=one)
+    assert told["chosen"] == "one"
+    assert found.by_case["000"] == 1
+    assert found.by_case["007"] == 2
+    effect = told["held_out"]["columns"]["organ_dice"]
+    assert effect["chosen"] < np.mean(one)
+
+
+def test_patients_left_out_that_gain_nothing_keep_none_and_nothing_is_taken():
+    """Each has p = 4 / 2^8, of three tests 3 times that; too often that one leads which is bad for
+    the patient left out.
+    """
+    lowest_best = {
+        "none": [2.5] * 8,
+        "a": [3, 2, 2, 1, 2, 3, 1, 2],
+        "b": [2, 4, 0, 2, 2, 2, 2, 1],
+        "c": [1, 2, 4, 1, 0, 0, 3, 2],
+    }
+    found, told = chosen(**{name: [1 - v / 10 for v in of] for name, of in lowest_best.items()})
+    assert found.scored.p_holm[found.scored.best] < 0.05
+    assert (found.chosen, found.gain < 0) == (0, True)
+    assert set(found.by_case.values()) == {0}
+    assert set(told["held_out"]["chosen_by_group"].values()) == {"a", "b", "c"}
     assert "patients left out of the choice gain nothing" in told["sentence"]
+
+
+@pytest.mark.parametrize(("n", "chosen_one"), [(8, 0), (9, 1)])
+def test_of_17_strategies_one_can_be_chosen_from_9_patients_on(n, chosen_one):
+    """17 / 2^9 is less than 0.05, 17 / 2^8 is not."""
+    others = {f"bad{k}": [0.1 + k / 100] * n for k in range(16)}
+    found, told = chosen(none=[0.8] * n, good=[0.9] * n, **others)
+    assert found.scored.n_tests == 17
+    assert found.chosen == chosen_one
+    assert ("none could be" in told["sentence"]) == (not chosen_one)
 
 
 def test_with_few_patients_it_is_said_that_none_could_be_better():
@@ -129,13 +163,13 @@ def test_the_cases_of_a_patient_are_left_out_together():
     found, told = chosen(patients=of, none=[0.8] * 24, good=[0.9] * 24)
     assert found.n_patients == 6
     assert told["candidates"][0]["p_holm"] == pytest.approx(1 / 2**6)
-    assert told["chosen"] == "good"  # without one of them 1 / 2^5
+    assert told["chosen"] == "good"
 
 
 def test_many_patients_are_left_out_in_groups():
     n = 2 * GROUPS + 1
     found, told = chosen(none=[0.8] * n, good=[0.9] * n)
-    assert len(told["held_out"]["chosen_by_fold"]) == GROUPS
+    assert len(told["held_out"]["chosen_by_group"]) == GROUPS
     assert len(found.by_case) == n
     assert told["chosen"] == "good"
 
@@ -149,6 +183,34 @@ def test_weights_and_level_are_those_of_the_ranking():
     assert choose(results).chosen == 0
     assert choose(results, Rank(weights={"spot": 0})).chosen == 1
     assert choose(results, Rank(weights={"spot": 0}, alpha=0.001)).chosen == 0
+
+
+def test_a_column_of_no_weight_makes_no_more_strategies():
+    """16 strategies differ in it alone: they are one, and p is not corrected for them."""
+    rows = {"none": ("0.8", "0")} | {f"s{k}": ("0.9", str(k)) for k in range(1, 17)}
+    tables = {
+        name: [{"id": str(n), "organ_dice": a, "organ_haus95": b} for n in range(8)]
+        for name, (a, b) in rows.items()
+    }
+    found = choose(read_results(tables), Rank(weights={"haus95": 0}))
+    assert found.scored.n_tests == 1
+    assert found.columns == ("organ_dice",)
+    assert described(found, {})["chosen"] == "s1"
+
+
+def test_what_was_done_about_missing_scores_is_what_ranking_does():
+    tables = {"none": ["nan", *[0.8] * 8], "good": [0.9] * 9}
+    with pytest.raises(DataError, match="none for organ_dice of 000 of none"):
+        chosen(Rank(nan="refuse"), **tables)
+    _, told = chosen(Rank(nan="skip"), **tables)
+    assert told["missing"]["cells"] == 1
+    assert told["missing"]["sentence"].endswith(
+        "One case of one metric was left out for all candidates (skip)."
+    )
+    assert (
+        chosen(**(tables | {"none": [0.8] * 9}))[1]["missing"]["sentence"]
+        == "No score was missing."
+    )
 
 
 def test_a_missing_score_is_the_worst():
@@ -182,9 +244,18 @@ def test_the_grid_is_every_combination_but_the_one_that_does_nothing(tmp_path):
     assert list(
         strategies(Search(keep_largest=["label"], min_volume_mm3=[0], fill_holes=[False]), [1])
     ) == ["largest-label"]
-    assert not strategies(
-        Search(keep_largest=["none"], min_volume_mm3=[0], fill_holes=[False]), [1]
-    )
+
+
+def test_with_one_label_there_is_no_group():
+    assert not [name for name in strategies(Search(), [0, 1]) if "group" in name]
+    only = Search(keep_largest=["group"], min_volume_mm3=[0], fill_holes=[False])
+    assert list(strategies(only, [0, 1])) == ["largest-group"]
+
+
+def test_volumes_that_differ_have_names_that_differ():
+    search = Search(min_volume_mm3=[5, 0.1, 1234567, 1234567.5], keep_largest=["none"])
+    found = list(strategies(search, [1]))[:4]
+    assert found == ["min-5mm3", "min-0.1mm3", "min-1234567mm3", "min-1234567.5mm3"]
 
 
 def test_the_config_knows_auto_in_a_word_and_with_a_grid():
@@ -195,10 +266,15 @@ def test_the_config_knows_auto_in_a_word_and_with_a_grid():
     wrong = {"auto": True, "search": {"keep_largest": [], "min_volume_mm3": [-1], "holes": [True]}}
     with pytest.raises(DataError, match="3 problems"):
         read_config({"postprocess": wrong})
+    nothing = {"keep_largest": ["none"], "min_volume_mm3": [0, 0], "fill_holes": [False]}
+    with pytest.raises(DataError, match=r"search: expected a combination that changes something, "):
+        read_config({"postprocess": {"auto": True, "search": nothing}})
+    for name, value in (("min_volume_mm3", [0, 5]), ("fill_holes", [True])):
+        assert read_config({"postprocess": {"search": nothing | {name: value}}})
 
 
 def test_the_scripts_choose_and_take_label_maps(tmp_path):
-    """The choice of the seven patients above, from tables to label maps."""
+    """Better in 6 of 7, p = 8 / 2^7, from tables to label maps."""
     home = tmp_path / "e"
     values = {"raw": [0.8] * 7, "good": [0.9] * 6 + [0.1]}
     tables = {
@@ -218,15 +294,18 @@ def test_the_scripts_choose_and_take_label_maps(tmp_path):
         command = [sys.executable, ROOT / f"workflow/scripts/{name}.py", *words]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
-    done = script(
-        "choose",
-        *("--raw", tables["raw"], "--results", tables["good"]),
-        *("--strategies", tmp_path / "good.json"),
-        *("--output", auto / "choice.json", "--output-strategy", auto / "strategy.json"),
-    )
+    given = ["--raw", tables["raw"], "--results", tables["good"]]
+    given += ["--strategies", tmp_path / "good.json"]
+    given_to = [*given, "--output", auto / "choice.json"]
+    given_to += ["--output-strategy", auto / "strategy.json"]
+    done = script("choose", *given_to)
     assert done.returncode == 0, done.stderr
     assert "No post-processing: good, the best, is not better" in done.stderr
     assert read_json(auto / "strategy.json") == []
+    assert set(read_json(auto / "choice.json")["held_out"]["chosen_by_case"].values()) == {"none"}
+    done = script("choose", *given_to, "--settings", '{"alpha": 0.1}')
+    assert done.returncode == 0, done.stderr
+    assert read_json(auto / "strategy.json") == [{"of": "good"}]
     write_json(tmp_path / "before.json", {"folder": "x", "cases": {"001": {"error": "lost"}}})
     done = script(
         "take_chosen",
@@ -236,7 +315,7 @@ def test_the_scripts_choose_and_take_label_maps(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = {p.name[:3]: read_labels(p).array.max() for p in auto.glob("predictions/train/*.gz")}
-    assert found == {"005": 1, "006": 2}
+    assert found == {"005": 2, "006": 2}
     assert read_json(tmp_path / "m.json")["cases"]["001"] == {"error": "lost"}
 
 

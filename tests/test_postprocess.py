@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from skimage import measure
 
 from mist_core.errors import DataError
-from mist_core.files import write_json
+from mist_core.files import read_json, read_rows, write_json, write_rows
 from mist_core.io import Volume, read_labels, write_probabilities, write_volume
 from mist_core.postprocess import (
     Step,
@@ -214,8 +214,11 @@ def test_kept_components_are_as_large_as_any_that_went(labels, k):
 
 @given(label_maps, st.sampled_from([SMALL, TOP, FILL]))
 def test_a_second_time_changes_nothing(labels, transform):
-    once = apply(labels, transform)
-    np.testing.assert_array_equal(apply(once, transform), once)
+    kwargs = {SMALL: {"small_object_threshold": 3}, FILL: {"fill_holes_label": 7}}.get(
+        transform, {}
+    )
+    once = apply(labels, transform, [1, 2, 4], **kwargs)
+    np.testing.assert_array_equal(apply(once, transform, [1, 2, 4], **kwargs), once)
 
 
 @given(label_maps, st.sampled_from(OF_MIST))
@@ -274,6 +277,14 @@ def test_every_mistake_of_a_strategy_is_said_at_once(tmp_path):
         GOOD | {"transform": WITHIN},
         GOOD | {"transform": WITHIN, "apply_to_labels": [1], "kwargs": {"within_labels": [2, 1]}},
         GOOD | {"transform": "no_such_file:close"},
+        GOOD | {"per_label": "yes"},
+        {k: v for k, v in GOOD.items() if k != "per_label"},
+        GOOD | {"apply_to_labels": ["1"]},
+        GOOD | {"apply_to_labels": [1, 1.0]},
+        GOOD | {"apply_to_labels": [True]},
+        GOOD | {"apply_to_labels": [65536]},
+        GOOD | {"apply_to_labels": [1, 2, 1]},
+        "fill",
     ]
     with pytest.raises(DataError) as caught:
         read_strategy(strategy_file(tmp_path, steps))
@@ -281,8 +292,10 @@ def test_every_mistake_of_a_strategy_is_said_at_once(tmp_path):
     words = ["'melt'", "threshold: expected no such key", "'3'", "-3", "[0, 1]", "per_label true"]
     words += ["per_label false", "found both", "within_labels: expected a value", "[1] in both"]
     words += ["no_such_file.py"]
-    assert lines[0] == "postprocess: 11 problems"
-    numbers = [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    words += ["true or false, found 'yes'", "per_label: expected a value", "number, found '1'"]
+    words += ["number, found 1.0", "number, found True", "at most 65535", "once", "found 'fill'"]
+    assert lines[0] == "postprocess: 19 problems"
+    numbers = [0, 1, 2, 3, 4, 5, *range(7, 20)]
     for number, line, word in zip(numbers, lines[1:], words, strict=True):
         assert f"mine.json: steps.{number}" in line
         assert word in line
@@ -403,16 +416,16 @@ def test_a_wide_margin_changes_nothing(labels, before, per_label, data):
     kwargs = {SMALL: {"small_object_threshold": 3}, WITHIN: {"within_labels": [4]}}
     kwargs = kwargs.get(transform, {})
     kwargs = {"fill_holes_label": 7} if transform == FILL else kwargs
-    # One voxel more than the image has on every side, so that its border is not that of the image.
-    wide = np.pad(labels, [(1 + before, 9)] * 3)
-    narrow = np.pad(labels, 1)
+    wide = np.pad(labels, [(before, 9)] * 3)
     per_label = per_label and transform != SMOOTH
+    expected = wide  # what the transform makes of the whole image
+    for group in ([1], [2]) if per_label else ([1, 2],):
+        mask = np.isin(expected, group)
+        if mask.any():
+            spacing = {"spacing_mm": MM} if transform in (SMALL, SMOOTH) else {}
+            expected = TRANSFORMS[transform](expected.copy(), mask, **spacing, **kwargs)
     found = apply(wide, transform, [1, 2], per_label, **kwargs)
-    inner = tuple(slice(before, before + n) for n in narrow.shape)
-    np.testing.assert_array_equal(
-        found[inner], apply(narrow, transform, [1, 2], per_label, **kwargs)
-    )
-    assert found.sum() == found[inner].sum()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_what_touches_the_structure_stays_and_what_does_not_goes():
@@ -640,6 +653,41 @@ def script(tmp_path, *words, strategy):
     command += ["--base-predictions", tmp_path / "in", "--output", tmp_path / "out"]
     command += ["--postprocess-strategy", strategy_file(tmp_path, strategy), *words]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+def test_the_command_never_replaces_what_it_reads(tmp_path):
+    write_volume(tmp_path / "y/predictions/1.nii.gz", ball(grid((5, 5, 5))))
+    before = (tmp_path / "y/predictions/1.nii.gz").read_bytes()
+    folder = tmp_path / "y/../y/predictions"
+    for words in (("--output", tmp_path / "y"), ("--output", folder, "--case", "1")):
+        done = script(tmp_path, "--base-predictions", folder, *words, strategy=[GOOD])
+        assert done.returncode == 1
+        assert "ERROR: --output: expected another folder than --base-predictions" in done.stderr
+    assert (tmp_path / "y/predictions/1.nii.gz").read_bytes() == before
+
+
+def test_a_bad_case_does_not_keep_the_others_from_their_scores(tmp_path):
+    """The second time: a case is gone, one is broken, and the strategy is the copy itself."""
+    out, whole = tmp_path / "out", ball(grid((9, 9, 9)))
+    for case in ("bad", "gone", "good"):
+        write_volume(tmp_path / f"in/{case}.nii.gz", whole)
+    write_json(tmp_path / "e.json", {"organ": {"labels": [1], "metrics": {"dice": {}}}})
+    assert script(tmp_path, strategy=[GOOD]).returncode == 0
+    (out / "postprocess_results_lesions.csv").write_text("old")
+    (tmp_path / "in/gone.nii.gz").unlink()
+    write_volume(tmp_path / "mask.nii.gz", whole)
+    (tmp_path / "in/bad.nii.gz").write_bytes(b"not an image")
+    rows = [{"id": case, "mask": tmp_path / "mask.nii.gz"} for case in ("bad", "good")]
+    write_rows(tmp_path / "paths.csv", ["id", "mask"], rows)
+    words = ["--postprocess-strategy", out / "strategy.json", "--eval-config", tmp_path / "e.json"]
+    done = script(tmp_path, *words, "--paths-csv", tmp_path / "paths.csv", strategy=[GOOD])
+    assert done.returncode == 1
+    assert "case bad: " in done.stderr.splitlines()[-1]
+    assert [path.name for path in (out / "predictions").glob("*.gz")] == ["good.nii.gz"]
+    scores = {row["id"]: row["organ_dice"] for row in read_rows(out / "postprocess_results.csv")}
+    assert (scores["bad"], scores["good"]) == ("0.0", "1.0")
+    assert read_json(out / "strategy.json") == [GOOD]
+    assert not (out / "postprocess_results_lesions.csv").exists()
 
 
 def test_the_command_looks_at_probabilities(tmp_path):

@@ -244,6 +244,12 @@ def test_a_missing_score_ranks_last():
     assert described(ranking)["missing"]["cells"] == 3
 
 
+def test_a_missing_score_is_as_bad_as_an_infinite_one():
+    values = {"a": [""], "b": ["inf"], "c": [3.0]}
+    found = ranked({name: table([row], ["organ_haus95"]) for name, row in values.items()})
+    assert found.scores.tolist() == [2.5, 2.5, 1]
+
+
 def test_a_missing_score_is_left_out_for_all():
     ranking = ranked(HOLES, nan="skip")
     assert ranking.ranks.tolist() == [[1, 1, 1], [2, 2, 2]]
@@ -526,14 +532,26 @@ def test_the_script_says_how_sure_the_ranking_is(tmp_path):
         (["--case-table", "c.csv"], "c.csv: expected a patient of every case, found none of b."),
         (["--id-column", "case"], "a.csv (a): expected rows with a column case, found none."),
         (
-            ["--output-json", "a.csv"],
-            "a.csv: expected other files to write, found a table to read.",
+            ["--output-json", "../here/a.csv"],
+            "../here/a.csv: expected a file of its own to write, found one to read. Name another.",
+        ),
+        (
+            ["--significance-csv", "./out.csv"],
+            "out.csv: expected a file of its own to write, found another output.",
+        ),
+        (
+            ["--metric-direction-overrides", "d.json"],
+            "direction of organ_dise: expected a column among organ_dice, organ_haus95, "
+            "core_avg_surf, core_surf_dice, found none of that name. Did you mean organ_dice?",
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_what_is_wrong_on_the_command_line_is_one_line(words, message, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    tmp_path /= "here"
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.json").write_text('{"organ_dise": "higher"}')
     for name in "ab":
         write_rows(tmp_path / f"{name}.csv", ["id", *COLUMNS], table([[0.5] * 4] * 2))
     (tmp_path / "w.json").write_text('{"dice": -1}')

@@ -22,7 +22,9 @@ rule tried:
     params:
         steps=lambda wildcards: json.dumps(STEPS[wildcards.strategy]),
     shell:
-        "printf '%s\\n' {params.steps:q} > {output:q} 2> {log:q}"
+        r"""
+        (printf '%s\n' {params.steps:q} >{output:q}.part && mv {output:q}.part {output:q}) 2>{log:q}
+        """
 
 
 rule choose:
@@ -49,10 +51,9 @@ rule choose:
         "../../envs/cpu.yaml"
     params:
         script=script("choose"),
-        settings=settings("rank"),
+        settings=settings("rank", ("scheme", "bootstraps")),
         patients=all_patients,
         case_table=patient_table,
-        tracked=tracked,
     shell:
         r"""
         exec python {params.script:q} \
@@ -61,7 +62,7 @@ rule choose:
             --results {input.tables:q} \
             --settings {params.settings:q} {params.case_table} \
             --output {output.choice:q} \
-            --output-strategy {output.strategy:q} {params.tracked} \
+            --output-strategy {output.strategy:q} \
             >{log:q} 2>&1
         """
 
@@ -77,7 +78,7 @@ rule take_chosen:
     output:
         "<results>/done/postprocess/{experiment}/auto/{chunk}.json",
     log:
-        "<results>/logs/postprocess/{experiment}_auto_{chunk}.log",
+        "<results>/logs/postprocess/{experiment}/auto/{chunk}.log",
     wildcard_constraints:
         experiment=any_of(PREDICTED),
         chunk=any_of(TRAIN_CHUNKS),
@@ -110,9 +111,9 @@ use rule postprocess as postprocess_chosen with:
     output:
         "<results>/done/postprocess/{experiment}/auto/{chunk}.json",
     log:
-        "<results>/logs/postprocess/{experiment}_auto_{chunk}.log",
+        "<results>/logs/postprocess/{experiment}/auto/{chunk}.log",
     benchmark:
-        "<results>/benchmarks/postprocess/{experiment}_auto_{chunk}.tsv"
+        "<results>/benchmarks/postprocess/{experiment}/auto/{chunk}.tsv"
     wildcard_constraints:
         experiment=any_of(PREDICTED),
         chunk=any_of(TEST_CHUNKS),

@@ -25,9 +25,9 @@ rule evaluate:
         summary="<results>/{experiment}/results_summary.csv",
         paths="<results>/{experiment}/evaluation_paths.csv",
     log:
-        "<results>/logs/evaluate/{experiment}.log",
+        "<results>/logs/evaluate/{experiment}/raw.log",
     benchmark:
-        "<results>/benchmarks/evaluate/{experiment}.tsv"
+        "<results>/benchmarks/evaluate/{experiment}/raw.tsv"
     wildcard_constraints:
         experiment=any_of(PREDICTED),
     conda:
@@ -77,9 +77,9 @@ use rule evaluate as evaluate_strategy with:
         summary="<results>/{experiment}/postprocess/{strategy}/postprocess_results_summary.csv",
         paths="<results>/{experiment}/postprocess/{strategy}/evaluation_paths.csv",
     log:
-        "<results>/logs/evaluate/{experiment}_{strategy}.log",
+        "<results>/logs/evaluate/{experiment}/{strategy}.log",
     benchmark:
-        "<results>/benchmarks/evaluate/{experiment}_{strategy}.tsv"
+        "<results>/benchmarks/evaluate/{experiment}/{strategy}.tsv"
     wildcard_constraints:
         experiment=any_of(PREDICTED),
         strategy=any_of(RANKED),

@@ -16,9 +16,9 @@ rule postprocess:
     output:
         "<results>/done/postprocess/{experiment}/{strategy}/{chunk}.json",
     log:
-        "<results>/logs/postprocess/{experiment}_{strategy}_{chunk}.log",
+        "<results>/logs/postprocess/{experiment}/{strategy}/{chunk}.log",
     benchmark:
-        "<results>/benchmarks/postprocess/{experiment}_{strategy}_{chunk}.tsv"
+        "<results>/benchmarks/postprocess/{experiment}/{strategy}/{chunk}.tsv"
     wildcard_constraints:
         experiment=any_of(PREDICTED),
     conda:
@@ -51,7 +51,7 @@ rule keep_strategy:
     output:
         "<results>/{experiment}/postprocess/{strategy}/strategy.json",
     log:
-        "<results>/logs/keep_strategy/{experiment}_{strategy}.log",
+        "<results>/logs/keep_strategy/{experiment}/{strategy}.log",
     wildcard_constraints:
         experiment=any_of(PREDICTED),
         strategy=any_of(STRATEGIES),
@@ -59,4 +59,4 @@ rule keep_strategy:
     conda:
         "../../envs/cpu.yaml"
     shell:
-        "cp {input:q} {output:q} > {log:q} 2>&1"
+        "(cp {input:q} {output:q}.part && mv {output:q}.part {output:q}) > {log:q} 2>&1"

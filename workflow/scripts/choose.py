@@ -23,7 +23,6 @@ def main() -> None:
     p.add_argument("--output-strategy", type=Path, required=True, help="JSON: the chosen steps")
     p.add_argument("--case-table", type=Path, help="CSV with the id of cases and their patient")
     p.add_argument("--settings", type=json.loads, default={}, help="config section rank, as JSON")
-    p.add_argument("--tracked", type=Path, nargs="*", default=[], help="sources to depend on")
     args = p.parse_args()
 
     names = [path.stem for path in args.strategies]

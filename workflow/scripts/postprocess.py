@@ -1,7 +1,6 @@
 """Apply a postprocessing strategy to predicted label maps, and score the result if asked to."""
 
 import argparse
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from mist_core import cli
 from mist_core.errors import DataError
+from mist_core.files import write_text
 
 
 def main() -> None:
@@ -32,8 +32,14 @@ def main() -> None:
     p.add_argument("--case", nargs="+", help="ids; only these, straight into the output folder")
     cli.add_case_options(p)
     args = p.parse_args()
+    target = args.output if args.case else args.output / "predictions"
+    if target.resolve() == args.base_predictions.resolve():
+        raise DataError(
+            f"--output: expected another folder than --base-predictions, found {target}, whose "
+            "label maps would be replaced. Name another."
+        )
     if args.case:
-        process(args, args.case, args.output)
+        process(work_of(args), args, args.case, target)
         return
     if bool(args.paths_csv) != bool(args.eval_config):
         raise DataError("--paths-csv: expected --eval-config beside it, found one of the two.")
@@ -41,14 +47,31 @@ def main() -> None:
     if not names:
         raise DataError(f"{args.base_predictions}: expected *.nii.gz, found none. Mend the path.")
     cases = [name.removesuffix(".nii.gz") for name in names]
-    process(args, cases, args.output / "predictions")
-    shutil.copyfile(args.postprocess_strategy, args.output / "strategy.json")
-    if args.paths_csv:
-        score(args)
+    work = work_of(args)
+    for table in args.output.glob("postprocess_results*.csv"):  # of what was there before
+        table.unlink()
+    write_text(args.output / "strategy.json", args.postprocess_strategy.read_text(encoding="utf-8"))
+    cli.forget_cases(target, cli.recorded_cases(target) - set(cases))
+    failed = None
+    try:
+        process(work, args, cases, target)
+    except DataError as error:  # the others are scored all the same
+        failed = error
+    scored = not args.paths_csv or score(args)
+    if failed:
+        raise failed
+    if not scored:
+        sys.exit(1)
 
 
-def process(args: argparse.Namespace, cases: list[str], output: Path) -> None:
+def process(work: cli.CaseWork, args: argparse.Namespace, cases: list[str], output: Path) -> None:
     """Apply the strategy to some cases."""
+    asked = argparse.Namespace(**vars(args) | {"case": cases, "output": output})
+    cli.do_asked(work, asked, args.num_workers_postprocess)
+
+
+def work_of(args: argparse.Namespace) -> cli.CaseWork:
+    """How a case is done. Raises DataError for a strategy that cannot be applied to any."""
     from mist_core import io, postprocess
 
     strategy = postprocess.read_strategy(args.postprocess_strategy)
@@ -85,11 +108,9 @@ def process(args: argparse.Namespace, cases: list[str], output: Path) -> None:
     def finish(case_id: str, folder: Path, after: Any) -> None:
         io.write_volume(folder / f"{case_id}.nii.gz", after)
 
-    work = cli.CaseWork(
+    return cli.CaseWork(
         lambda case_id: [f"{case_id}.nii.gz"], key, compute, prepare=prepare, finish=finish
     )
-    asked = argparse.Namespace(**vars(args) | {"case": cases, "output": output})
-    cli.do_asked(work, asked, args.num_workers_postprocess)
 
 
 def read_probabilities(path: Path, labels: list[int], before: Any) -> dict[int, Any]:
@@ -124,8 +145,8 @@ def labels_of_probabilities(args: argparse.Namespace, needed: bool) -> list[int]
     return list(read_labels_of(args.config))
 
 
-def score(args: argparse.Namespace) -> None:
-    """Score the postprocessed predictions with the script of the evaluation."""
+def score(args: argparse.Namespace) -> bool:
+    """Score the result with the script of the evaluation, and say whether that went well."""
     options = {
         "--config": args.eval_config,
         "--paths-csv": args.paths_csv,
@@ -136,8 +157,7 @@ def score(args: argparse.Namespace) -> None:
     script = Path(__file__).with_name("evaluate.py")
     words = [str(word) for option in options.items() for word in option]
     command = [sys.executable, script, *words]
-    if subprocess.run(command, check=False).returncode:  # noqa: S603 (our own script)
-        sys.exit(1)
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 (our own script)
 
 
 if __name__ == "__main__":

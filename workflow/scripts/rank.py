@@ -68,12 +68,23 @@ def read_tables(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Pat
             f"--names: expected a different name for each of {len(args.results)} tables, "
             f"found {', '.join(names)}."
         )
-    written = (args.output_csv, args.output_detailed_csv, args.significance_csv, args.output_json)
-    for path in args.results:
-        if path in written:
-            raise DataError(f"{path}: expected other files to write, found a table to read.")
+    refuse_replacing(args)
     places = dict(zip(names, args.results, strict=True))
     return {name: read_rows(path) for name, path in places.items()}, places
+
+
+def refuse_replacing(args: argparse.Namespace) -> None:
+    """Raise DataError where a file is to be written that is read, or written already."""
+    given = (*args.results, args.metric_direction_overrides, args.weights, args.case_table)
+    taken = {path.resolve(): "one to read" for path in given if path}
+    outputs = (args.output_csv, args.output_detailed_csv, args.significance_csv, args.output_json)
+    for path in filter(None, outputs):
+        if path.resolve() in taken:
+            raise DataError(
+                f"{path}: expected a file of its own to write, found {taken[path.resolve()]}. "
+                "Name another."
+            )
+        taken[path.resolve()] = "another output"
 
 
 def section(args: argparse.Namespace) -> dict[str, Any]:
