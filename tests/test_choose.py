@@ -93,8 +93,8 @@ def test_what_helps_few_patients_is_scored_on_them_too():
 
 
 def test_a_patient_is_scored_by_what_ranks_first_without_it():
-    """One is better in 8 of 8, the other in 7: without patient 0, to whom it is bad, they are equal,
-    and the first of equal ones is taken.
+    """One is better in 8 of 8, the other in 7: without patient 0, to whom it is bad, both are
+    alike, and the first of them is taken.
     """
     one, other = [0.9] * 4 + [0.85] * 4, [0.1] + [0.85] * 4 + [0.9] * 3
     found, told = chosen(none=[0.8] * 8, other=other, one=one)
