@@ -21,6 +21,7 @@ from mist_core.errors import DataError
 from mist_core.io import read_image, read_labels
 from mist_core.metrics import resolve
 from mist_core.report import cases, figures, provenance, viewer
+from mist_core.report.comparison import compare
 from mist_core.report.figures import Panel
 from mist_core.report.provenance import Run
 from mist_core.report.scores import (
@@ -100,18 +101,13 @@ def _shown(run: Run, case_id: str, rule: str, files: Row) -> Shown:
         image = read_image(Path(files[channels[0]]))
         reference = read_labels(Path(files["mask"]))
         prediction = read_labels(run.best.predictions / f"{case_id}.nii.gz")
-        maps = (
-            reference,
-            prediction,
-            scored_classes(run),
+        case = compare(
+            case_id, image, reference, prediction, scored_classes(run), info.ignore_label
         )
-        pictures = cases.pictures(
-            case_id, [image], *maps, channels=channels, ignore_label=info.ignore_label
-        )
-        scene = viewer.scene(case_id, image, *maps, ignore_label=info.ignore_label)
     except DataError as error:
         return Shown(case_id, rule, problem=str(error))
-    return Shown(case_id, rule, pictures, scene)
+    pictures = cases.pictures(case_id, case, channels)
+    return Shown(case_id, rule, pictures, viewer.scene(case_id, case))
 
 
 def scored_classes(run: Run) -> Mapping[str, Sequence[int]]:
