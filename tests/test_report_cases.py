@@ -13,11 +13,12 @@ from conftest import ball, geometries, grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from mist_core.errors import DataError
 from mist_core.io import Volume
-from mist_core.pictures import colour_of, rgb, shown_slice
-from mist_core.report import viewer
+from mist_core.pictures import COLOURS, colour_of, rgb, shown_slice
+from mist_core.report import figures, viewer
 from mist_core.report.cases import (
     PANEL,
     SPACE,
@@ -25,7 +26,6 @@ from mist_core.report.cases import (
     choose,
     contours,
     errors,
-    most_wrong,
     pictures,
     region_of,
     slice_panels,
@@ -38,6 +38,7 @@ from mist_core.report.comparison import (
     RIGHT,
     STATE_COLOURS,
     compare,
+    most_wrong,
     to_grey,
     worst_slice,
 )
@@ -199,7 +200,7 @@ def test_a_prediction_on_another_grid_is_refused():
     reference = ball(grid((8, 9, 10)))
     moved = replace(reference, geometry=replace(reference.geometry, origin=(0.0, 0.5, 0.0)))
     with pytest.raises(DataError, match="case_7: expected a prediction on the grid of the ref"):
-        pictures("case_7", [reference], reference, moved, {"a": [1]})
+        compare("case_7", reference, reference, moved, {"a": [1]})
 
 
 def test_an_image_on_another_grid_is_brought_to_the_labels():
@@ -266,9 +267,9 @@ def turned(one, order, flips):
 @settings(max_examples=5)
 def test_pictures_do_not_depend_on_how_a_file_is_turned(order, flips):
     image, reference, prediction = phantom()
-    found = pictures("a", [image], reference, prediction, TWO)
+    found = pictures("a", compare("a", image, reference, prediction, TWO))
     other = [turned(one, tuple(order), flips) for one in (image, reference, prediction)]
-    assert pictures("a", [other[0]], *other[1:], TWO) == found
+    assert pictures("a", compare("a", *other, TWO)) == found
 
 
 def test_pictures_are_as_radiologists_look():
@@ -303,6 +304,7 @@ def test_colours_of_errors_differ_in_lightness():
     weights = np.array([0.2126, 0.7152, 0.0722])
     lightness = sorted(weights @ (np.array(rgb(c)) / 255) ** 2.2 for c in STATE_COLOURS.values())
     assert min((b + 0.05) / (a + 0.05) for a, b in itertools.pairwise(lightness)) > 1.3
+    assert not set(COLOURS) & set(STATE_COLOURS.values())
 
 
 def test_contours_lie_on_the_edges_of_masks():
@@ -376,11 +378,9 @@ def test_both_panels_are_of_the_same_region():
 def test_words_say_what_is_seen():
     reference, prediction = np.zeros((2, 5, 6, 7), np.uint8)
     reference[3, 2:4, 2:5], prediction[3, 2:4, 3:6] = 1, 1
-    images = [volume(reference), volume(reference)]
-    first, *_ = pictures(
-        "p<1>", images, images[0], volume(prediction), {"organ": [1]}, ("t1", "t2")
-    )
-    counts = "4 of 8 labelled voxels differ: 2 only predicted (FP), 2 missed (FN)."
+    case = compare("p<1>", volume(reference), volume(reference), volume(prediction), {"organ": [1]})
+    first, *_ = pictures("p<1>", case, ("t1", "t2"))
+    counts = "4 of 8 labelled voxels differ in any class: 2 only predicted (FP), 2 missed (FN)."
     assert first.caption == (
         f"Axial slice 4 of 5 (S 3.0 mm), the one with most errors: {counts} The image is t1."
     )
@@ -398,13 +398,13 @@ def test_words_say_what_is_seen():
     [
         (0, 0, "the middle one: neither reference nor prediction has a label."),
         (1, 1, "the one with most labels: all 30 labelled voxels are right."),
-        (1, 0, "30 of 30 labelled voxels differ: 30 missed (FN)."),
-        (0, 1, "30 of 30 labelled voxels differ: 30 only predicted (FP)."),
+        (1, 0, "30 of 30 labelled voxels differ in any class: 30 missed (FN)."),
+        (0, 1, "30 of 30 labelled voxels differ in any class: 30 only predicted (FP)."),
     ],
 )
 def test_empty_and_full_label_maps_have_pictures(of_reference, of_prediction, words):
     volumes = [volume(np.full((4, 5, 6), n, np.uint8)) for n in (of_reference, of_prediction)]
-    first, *_ = pictures("a", [volumes[0]], *volumes, {"organ": [1]})
+    first, *_ = pictures("a", compare("a", volumes[0], *volumes, {"organ": [1]}))
     assert words in first.caption
 
 
@@ -415,9 +415,12 @@ def test_of_many_classes_the_worst_are_drawn():
     classes = {f"class {n}": [n] for n in range(1, 40)}
     case = compare("a", volume(reference), volume(reference), volume(prediction), classes)
     assert most_wrong(case) == [29, 30, 31, 32, 33, 34, 35]
-    found = pictures("a", [volume(reference)], volume(reference), volume(prediction), classes)
+    found = pictures("a", case)
     assert "Contours of the 7 of 39 classes most in error." in found[0].caption
     assert "class 30, class 31" in found[0].alt
+    assert scene("a", case)["drawn"] == most_wrong(case)
+    right = pictures("a", compare("a", *[volume(reference)] * 3, classes))
+    assert "Contours of the 7 of 39 classes that come first." in right[0].caption
 
 
 # The viewer's data.
@@ -441,7 +444,7 @@ def test_a_scene_holds_labels_exactly_and_slices_nearly(geometry, seed):
     )
     image = Volume(np.cumsum(reference.array, axis=0, dtype=np.float32), geometry)
     classes = {"a": [1, 2], "b": [2], "c": [3]}
-    made = json.loads(json.dumps(scene("x", image, reference, prediction, classes)))
+    made = json.loads(json.dumps(scene("x", compare("x", image, reference, prediction, classes))))
     case = compare("x", image, reference, prediction, classes)
     grey, *labels = unpacked(made)
     box = tuple(slice(f, f + n) for f, n in zip(made["first"], made["size"], strict=True))
@@ -464,7 +467,7 @@ def test_a_scene_holds_labels_exactly_and_slices_nearly(geometry, seed):
 
 def test_a_scene_starts_where_it_is_worst():
     image, reference, prediction = phantom()
-    made = scene("x", image, reference, prediction, TWO)
+    made = scene("x", compare("x", image, reference, prediction, TWO))
     case = compare("x", image, reference, prediction, TWO)
     assert [f + n for f, n in zip(made["first"], made["start"], strict=True)] == [
         worst_slice(case, axis) for axis in range(3)
@@ -477,7 +480,7 @@ def test_large_volumes_are_reduced_thick_slices_last(monkeypatch):
     assert steps_of((40, 512, 512), (5.0, 0.5, 0.5), 10**6) == [1, 4, 3]
     monkeypatch.setattr(viewer, "MOST_VOXELS", (200,))
     image, reference, prediction = phantom()
-    made = scene("x", image, reference, prediction, TWO)
+    made = scene("x", compare("x", image, reference, prediction, TWO))
     assert np.prod(made["size"]) <= 200
     case = compare("x", image, reference, prediction, TWO)
     _, *labels = unpacked(made)
@@ -495,17 +498,18 @@ def test_block_means_by_hand():
 
 
 def test_a_black_border_is_left_out_unless_labelled():
+    def same(image, labels):
+        return scene("x", compare("x", *map(volume, (image, labels, labels)), {"a": [1]}))
+
     image = np.zeros((10, 10, 10))
     image[3:7, 2:8, 4:6] = 5
     reference = np.zeros((10, 10, 10), np.uint8)
-    made = scene("x", volume(image), volume(reference), volume(reference), {"a": [1]})
+    made = same(image, reference)
     assert (made["first"], made["size"]) == ([3, 2, 4], [4, 6, 2])
     reference[9, 9, 9] = 1
-    made = scene("x", volume(image), volume(reference), volume(reference), {"a": [1]})
+    made = same(image, reference)
     assert (made["first"], made["size"]) == ([3, 2, 4], [7, 8, 6])
-    made = scene(
-        "x", volume(reference * 0), volume(reference * 0), volume(reference * 0), {"a": [1]}
-    )
+    made = same(reference * 0, reference * 0)
     assert made["size"] == [10, 10, 10]
 
 
@@ -515,6 +519,37 @@ def test_a_noisy_case_stays_small():
     reference = ball(grid(shape), 0.3)
     image = Volume(noise + 50 * reference.array, reference.geometry)
     prediction = Volume(np.roll(reference.array, 3, 2), reference.geometry)
-    made = scene("x", image, reference, prediction, {"a": [1]})
+    made = scene("x", compare("x", image, reference, prediction, {"a": [1]}))
     assert made["steps"] == [2, 2, 1]
     assert len(json.dumps(made)) < 1_000_000
+
+
+def test_a_case_with_many_small_labels_stays_small():
+    """Labels count as slices do."""
+    generator = np.random.default_rng(0)
+    labels = [volume(generator.integers(0, 39, (100, 150, 150), np.uint8)) for _ in range(2)]
+    classes = {f"class {n}": [n] for n in range(1, 39)}
+    made = scene("x", compare("x", volume(np.ones((100, 150, 150))), *labels, classes))
+    assert np.prod(made["size"]) <= viewer.MOST_VOXELS[-1]
+
+
+def test_a_page_of_200_cases_and_12_classes_stays_under_15_mb():
+    """Eight cases are shown, and every class has a panel of each kind, with 8 candidates."""
+    generator = np.random.default_rng(0)
+    reference = ball(grid((120, 192, 192)), 0.3)
+    noise = ndimage.gaussian_filter(generator.normal(0, 1, reference.array.shape), 1.5)
+    image = Volume((100 + 100 * noise).astype(np.float32), reference.geometry)
+    prediction = Volume(np.roll(reference.array, 3, 2), reference.geometry)
+    case = compare("x", image, reference, prediction, {"a": [1]})
+    shown = len(json.dumps(scene("x", case))) + sum(len(p.src) for p in pictures("x", case))
+    scores = generator.beta(9, 1, (8, 200))
+    volumes = generator.uniform(1, 50, (2, 200))
+    panels = (
+        figures.boxes("a", {f"candidate {n}": row for n, row in enumerate(scores)}, "Dice", (0, 1)),
+        figures.histogram("a", scores[0], "Dice", share=True),
+        figures.volumes("a", *volumes),
+        figures.bland_altman("a", *volumes),
+        figures.score_by_volume("a", volumes[0], scores[0], "Dice"),
+    )
+    assert all(len(panel.src) < 120_000 for panel in panels), [len(p.src) for p in panels]
+    assert 8 * shown + 12 * sum(len(panel.src) for panel in panels) < 15_000_000

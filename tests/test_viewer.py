@@ -9,8 +9,8 @@ from conftest import grid
 
 import mist_core
 from mist_core.io import Volume
-from mist_core.pictures import colour_of, rgb
-from mist_core.report.comparison import ONLY_PREDICTED, ONLY_REFERENCE, STATE_COLOURS
+from mist_core.pictures import COLOURS, colour_of, rgb
+from mist_core.report.comparison import ONLY_PREDICTED, ONLY_REFERENCE, STATE_COLOURS, compare
 from mist_core.report.viewer import scene
 
 TEMPLATES = Path(mist_core.__file__).parent / "templates"
@@ -39,8 +39,9 @@ def case():
     return [Volume(array, geometry) for array in (image, reference, prediction)]
 
 
-def html(above=0, turn=lambda volume: volume):
-    made = json.dumps(scene("case & 1", *map(turn, case()), NAMES)).replace("<", "\\u003c")
+def html(above=0, turn=lambda volume: volume, names=NAMES):
+    made = scene("case & 1", compare("case & 1", *map(turn, case()), names))
+    made = json.dumps(made).replace("<", "\\u003c")
     css, js = ((TEMPLATES / f"viewer.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return PAGE.format(css=css, js=js, scene=made, above=above)
 
@@ -352,3 +353,16 @@ def test_a_browser_that_is_too_old_is_told(browser):
     page.set_content(html())
     page.get_by_text("This browser cannot show the volume").wait_for()
     page.context.close()
+
+
+def test_of_many_classes_those_most_in_error_have_a_colour_and_a_name(opened):
+    """The organ is the last of nine, and only it and the class after it are wrong."""
+    names = {f"right {n}": [n + 10] for n in range(8)} | NAMES
+    page = opened(html(names=names))
+    page.wait_for_selector(".viewer.loaded")
+    legend = page.locator(".legend li").all_text_contents()
+    assert legend[: len(COLOURS)] == [*(f"right {n}" for n in range(5)), "organ <b>", "other"]
+    assert "Of 10 classes, the 7 most in error are drawn" in page.locator(".note").text_content()
+    page.get_by_label("Opacity").fill("100")
+    page.get_by_label("Fill classes").check()
+    assert colour(page, "axial", (1, 5, 3)) == list(rgb(COLOURS[5]))

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import find_contours
 
-from mist_core.io import Volume
 from mist_core.metrics import lowest_best, metric_of, split_column
-from mist_core.pictures import COLOURS, PLANES, Picture, colour_of, data_uri, rgb, shown_slice
+from mist_core.pictures import PLANES, Picture, colour_of, data_uri, rgb, shown_slice
 from mist_core.report.comparison import (
     CONFUSED,
     ONLY_PREDICTED,
@@ -20,7 +19,7 @@ from mist_core.report.comparison import (
     RIGHT,
     STATE_COLOURS,
     Comparison,
-    compare,
+    most_wrong,
     worst_slice,
 )
 
@@ -36,7 +35,7 @@ DRAWN = 2
 
 PANEL = 440  # pixels of the width of one of two panels
 SPACE = 8
-TEXT = 21  # pixels of the height of letters: 9 of them where the picture is as wide as a phone
+TEXT = 25  # pixels of the height of letters: 10 of them where the picture is as wide as a phone
 LINE = 3  # pixels of the width of a contour
 DASH, DASH_GAP = 9.0, 7.0
 STRIPE = 5
@@ -115,21 +114,11 @@ def _joined(words: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def pictures(
-    case_id: str,
-    images: Sequence[Volume],
-    reference: Volume,
-    prediction: Volume,
-    classes: Mapping[str, Sequence[int]],
-    channels: Sequence[str] = (),
-    ignore_label: int | None = None,
-) -> list[CasePicture]:
+def pictures(case_id: str, case: Comparison, channels: Sequence[str] = ()) -> list[CasePicture]:
     """The axial, coronal and sagittal slice of largest error: contours, and beside them errors.
 
-    The first image is shown; ``channels`` are the names of all. ``classes`` are the label values
-    of each final class. Raises DataError as ``compare`` does.
+    ``channels`` are the names of all images, of which the first is shown.
     """
-    case = compare(case_id, images[0], reference, prediction, classes, ignore_label)
     drawn = most_wrong(case)
     found = []
     for axis, plane in enumerate(PLANES):
@@ -145,19 +134,11 @@ def pictures(
         caption = f"{plane.capitalize()} {where}, {_why(state)}: {seen}"
         caption += f" The image is {channels[0]}." if len(channels) > 1 else ""
         if len(drawn) < len(case.classes):
-            caption += (
-                f" Contours of the {len(drawn)} of {len(case.classes)} classes most in error."
-            )
+            which = "most in error" if any(case.errors_of_classes()) else "that come first"
+            caption += f" Contours of the {len(drawn)} of {len(case.classes)} classes {which}."
         picture = slice_panels(case, axis, index, drawn)
         found.append(CasePicture(data_uri(picture, QUALITY), alt, caption))
     return found
-
-
-def most_wrong(case: Comparison) -> list[int]:
-    """The numbers of the classes that get a colour: all, or as many of those most in error."""
-    errors = case.errors_of_classes()
-    ordered = sorted(range(len(errors)), key=lambda number: -errors[number])
-    return sorted(ordered[: len(COLOURS)])
 
 
 def _where(case: Comparison, axis: int, index: int) -> str:
@@ -184,7 +165,7 @@ def _in_words(state: NDArray[np.uint8]) -> str:
     if not wrong:
         return f"all {labelled:,} labelled voxels are right."
     kinds = [f"{counts[s]:,} {STATE_WORDS[s]}" for s in STATE_WORDS if s != RIGHT and counts[s]]
-    return f"{wrong:,} of {labelled:,} labelled voxels differ: {', '.join(kinds)}."
+    return f"{wrong:,} of {labelled:,} labelled voxels differ in any class: {', '.join(kinds)}."
 
 
 # The picture of one slice.

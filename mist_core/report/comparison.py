@@ -11,12 +11,14 @@ from mist_core.errors import DataError
 from mist_core.geometry import Geometry
 from mist_core.io import Volume
 from mist_core.labels import value_counts
+from mist_core.pictures import COLOURS
 from mist_core.resample import canonical, resample_image
 
 # What a voxel is, also the order in which one hides another.
 NOTHING, RIGHT, ONLY_PREDICTED, ONLY_REFERENCE, CONFUSED = range(5)
-# Unlike in lightness, too, for the colour-blind and in print. Confused voxels have two of them.
-STATE_COLOURS = {RIGHT: "#0072B2", ONLY_PREDICTED: "#D55E00", ONLY_REFERENCE: "#FFFFFF"}
+# Unlike in lightness, too, for the colour-blind and in print, and none of them a class's. Confused
+# voxels have two of them.
+STATE_COLOURS = {RIGHT: "#5B4BC4", ONLY_PREDICTED: "#FF3B5C", ONLY_REFERENCE: "#FFFFFF"}
 WINDOW = (0.5, 99.5)  # percentiles of the image that are black and white
 OF_LABELS = (1, 99)  # percentiles of what is labelled
 LARGEST_GROUP = 255
@@ -152,3 +154,10 @@ def worst_slice(comparison: Comparison, axis: int) -> int:
         if (areas := state.sum(axis=others)).any():
             return int(areas.argmax())
     return int(comparison.state.shape[axis]) // 2
+
+
+def most_wrong(comparison: Comparison) -> list[int]:
+    """The numbers of the classes that get a colour: all, or as many of those most in error."""
+    wrong = comparison.errors_of_classes()
+    ordered = sorted(range(len(wrong)), key=lambda number: -wrong[number])
+    return sorted(ordered[: len(COLOURS)])

@@ -2,59 +2,49 @@
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mist_core.geometry import Geometry, box_of, union_box
-from mist_core.io import Volume
 from mist_core.pictures import COLOURS, data_uri
 from mist_core.report.comparison import (
     NOTHING,
     STATE_COLOURS,
     Comparison,
-    compare,
+    most_wrong,
     worst_slice,
 )
 
 MOST_VOXELS = (4_500_000, 1_500_000, 500_000)  # of a scene: fewer where noise makes it large
-MOST_LETTERS = 900_000  # of its slices
+MOST_LETTERS = 900_000  # of its slices and its labels
 LARGEST_SHEET = 16_000  # pixels of its edges; WebP ends at 16 383
 QUALITY = 65
 
 Scene = dict[str, Any]
 
 
-def scene(
-    case_id: str,
-    image: Volume,
-    reference: Volume,
-    prediction: Volume,
-    classes: Mapping[str, Sequence[int]],
-    ignore_label: int | None = None,
-) -> Scene:
+def scene(case_id: str, case: Comparison) -> Scene:
     """A case for ``viewer.js``: everything is in LPS, axes are (z, y, x).
 
     Large images are reduced: the mean of every block of voxels, with the label in its middle. A
-    border of the image that is of one value is left out where it has no label. Raises DataError
-    as ``compare`` does.
+    border of the image that is of one value is left out where it has no label. ``drawn`` are the
+    numbers of the classes that have a colour.
     """
-    case = compare(case_id, image, reference, prediction, classes, ignore_label)
     box = _worth_showing(case)
     shape = tuple(s.stop - s.start for s in box)
     for most in MOST_VOXELS:
         steps = steps_of(shape, case.geometry.spacing, most)
+        used = tuple(
+            slice(s.start + step // 2, s.stop, step) for s, step in zip(box, steps, strict=True)
+        )
         grey = block_means(case.grey[box], steps)
         slices = sheet(grey)
-        if len(slices["src"]) <= MOST_LETTERS:
+        labels = packed([groups[used] for groups in (case.reference, case.prediction)])
+        if len(slices["src"]) + len(labels) <= MOST_LETTERS:
             break
-    middle = [step // 2 for step in steps]
-    used = tuple(
-        slice(s.start + m, s.stop, step) for s, m, step in zip(box, middle, steps, strict=True)
-    )
-    labels = [groups[used] for groups in (case.reference, case.prediction)]
     grid = _reduced(case.geometry, used)
     start = [worst_slice(case, axis) for axis in range(3)]
     order, flips = case.file_axes
@@ -72,11 +62,12 @@ def scene(
             for place, s, n in zip(start, used, grey.shape, strict=True)
         ],
         "classes": list(case.classes),
+        "drawn": most_wrong(case),
         "colours": list(COLOURS),
         "states": list(STATE_COLOURS.values()),
         "members": [np.flatnonzero(row).tolist() for row in case.members],
         "grey": slices,
-        "labels": packed(labels),
+        "labels": labels,
     }
 
 

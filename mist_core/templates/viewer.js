@@ -140,7 +140,7 @@
     let voxels = null;
     let problem = "";
     let waiting = false;
-    const classColours = scene.classes.map((_, number) => scene.colours[number % scene.colours.length]);
+    const classColours = new Map(scene.drawn.map((number, place) => [number, scene.colours[place]]));
     const stateColours = [null, ...scene.states].map((colour) => colour && rgb(colour));
     const states = scene.members.map((one) => scene.members.map((other) => stateOf(one, other)));
 
@@ -220,10 +220,13 @@
 
     function classPicture(groups, width, height) {
       // Of classes within others, the last is seen.
-      const colours = scene.members.map((numbers) => numbers.length && rgb(classColours[numbers.at(-1)]));
+      const colours = scene.members.map((numbers) => {
+        const last = numbers.findLast((number) => classColours.has(number));
+        return last === undefined ? null : rgb(classColours.get(last));
+      });
       return picture(width, height, (data) => {
         for (let n = 0; n < groups.length; n++) {
-          if (!groups[n]) continue;
+          if (!colours[groups[n]]) continue;
           data.set(colours[groups[n]], 4 * n);
           data[4 * n + 3] = 255;
         }
@@ -231,11 +234,12 @@
     }
 
     function drawContours(context, groups, place, dashed) {
-      const seen = new Set([...new Set(groups)].flatMap((group) => scene.members[group]));
+      const there = new Set([...new Set(groups)].flatMap((group) => scene.members[group]));
+      const seen = scene.drawn.filter((number) => there.has(number));
       const unit = window.devicePixelRatio || 1;
       context.setLineDash(dashed ? [5 * unit, 4 * unit] : []);
       context.lineJoin = "round";
-      for (const number of [...seen].sort((a, b) => a - b)) {
+      for (const number of seen) {
         const has = scene.members.map((numbers) => numbers.includes(number));
         const inside = Uint8Array.from(groups, (group) => has[group]);
         const path = new Path2D();
@@ -245,7 +249,7 @@
           ));
           path.closePath();
         }
-        for (const [width, colour] of [[3.4, "rgba(0, 0, 0, 0.65)"], [2, classColours[number]]]) {
+        for (const [width, colour] of [[3.4, "rgba(0, 0, 0, 0.65)"], [2, classColours.get(number)]]) {
           context.lineWidth = width * unit;
           context.strokeStyle = colour;
           context.stroke(path);
@@ -497,9 +501,7 @@
     function legend() {
       const [right, predicted, missed] = scene.states;
       const list = element("ul", { className: "legend" });
-      if (scene.classes.length <= scene.colours.length) {
-        list.append(...scene.classes.map((name, number) => swatch(name, classColours[number])));
-      }
+      list.append(...scene.drawn.map((number) => swatch(scene.classes[number], classColours.get(number))));
       list.append(
         swatch("right (TP)", right), swatch("only predicted (FP)", predicted),
         swatch("missed (FN)", missed),
@@ -512,7 +514,9 @@
       const [z, y, x] = scene.steps;
       const reduced = z * y * x === 1 ? "Every voxel is shown." : `Each ${x} × ${y} × ${z} voxels (x, y, z) `
         + "are shown as one: their mean grey value, and the label in their middle.";
-      return element("p", { className: "note" }, `${HELP} ${reduced}`);
+      const [drawn, all] = [scene.drawn.length, scene.classes.length];
+      const left = drawn < all ? ` Of ${all} classes, the ${drawn} most in error are drawn; errors are those of all.` : "";
+      return element("p", { className: "note" }, `${HELP} ${reduced}${left}`);
     }
 
     const inputs = new Map();
