@@ -249,9 +249,15 @@ def _statistics(values: Sequence[float]) -> list[float]:
         return [float(used.mean()), float(used.std()), *quartiles.tolist()]
 
 
+COUNTED = {
+    "n_absent": "both_empty",
+    "n_missed": "prediction_empty",
+    "n_invented": "reference_empty",
+    "n_failed": "failed",
+}
 SUMMARY_COLUMNS = (
     *("class", "metric", "unit", "mean", "ci_low", "ci_high", "std", "q25", "median", "q75"),
-    *("min", "max", "n_used", "n", "n_empty", "n_failed", "definition"),
+    *("min", "max", "n_used", "n", *COUNTED, "definition"),
 )
 
 
@@ -261,8 +267,9 @@ def summaries(
     """A row for each class and metric: ``mean`` of the ``n_used`` of ``n`` values that are numbers.
 
     ``ci_low`` and ``ci_high`` are a 95 % confidence interval of the mean: percentiles of 2000
-    bootstraps, in which the cases of a patient stay together. ``n_empty`` counts the cases with an
-    empty mask, ``n_failed`` those without a prediction.
+    bootstraps, in which the cases of a patient stay together. ``n_absent`` counts the cases in
+    which both masks are empty, ``n_missed`` those in which the prediction alone is, ``n_invented``
+    those in which the reference alone is, ``n_failed`` those without a prediction.
     """
     who = [(patients or {}).get(case, case) for case in cases]
     rows = []
@@ -278,8 +285,7 @@ def summaries(
             "max": float(used.max()) if used.size else nan,
             "n_used": used.size,
             "n": values.size,
-            "n_empty": sum(r.status.endswith("empty") for r in records),
-            "n_failed": sum(r.status == "failed" for r in records),
+            **{name: sum(r.status == status for r in records) for name, status in COUNTED.items()},
         }  # fmt: skip
         named = {"class": first.class_name, "metric": first.metric, "unit": first.unit}
         rows.append(named | numbers | {"definition": first.definition})

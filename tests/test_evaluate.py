@@ -477,6 +477,13 @@ def records(*values, status="ok"):
     return {str(i): [Record("organ", "dice", v, "", status, "")] for i, v in enumerate(values)}
 
 
+def test_summaries_count_what_is_absent_missed_and_invented_apart():
+    kinds = ("both_empty", "prediction_empty", "prediction_empty", "reference_empty", "ok")
+    cases = {str(i): [Record("x", "dice", 0.5, "", k, "")] for i, k in enumerate(kinds)}
+    (row,) = summaries(cases)
+    assert [row[f"n_{what}"] for what in ("absent", "missed", "invented", "failed")] == [1, 2, 1, 0]
+
+
 def test_summaries_say_how_many_values_were_used():
     (row,) = summaries(records(0.5, np.nan, 1.0))
     assert (row["mean"], row["median"], row["min"], row["max"]) == (0.75, 0.75, 0.5, 1.0)

@@ -20,13 +20,26 @@ from mist_core.report.page import (
     drawn_classes,
     grouped,
     hours,
+    imputed,
     own,
     score,
     summary_text,
     worst_first,
 )
-from mist_core.report.provenance import sha256_of, versions, without_nan
-from mist_core.report.scores import Candidate, Summary, read_candidate, title
+from mist_core.report.provenance import definitions, sha256_of, versions, without_nan
+from mist_core.report.scores import (
+    Candidate,
+    Macro,
+    Summary,
+    case_means,
+    failed_cases,
+    headline,
+    label,
+    macro,
+    read_candidate,
+    title,
+    unit,
+)
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 PATCH = f"patch (x {TIMES} y {TIMES} z), voxels"
@@ -175,7 +188,10 @@ def test_the_headline_is_what_the_summary_says(elements, run):
         one = summary[row[0]]
         low, high = (f"{float(one[name]):.3f}" for name in ("ci_low", "ci_high"))
         assert row[1:3] == [f"{float(one['mean']):.3f}", f"{low}\u2013{high}"]
-        assert row[7:] == [f"{one['n_used']} of {one['n']}", one["n_empty"], one["n_failed"]]
+        counts = [one[f"n_{what}"] for what in ("absent", "missed", "invented", "failed")]
+        assert row[7:] == [f"{one['n_used']} of {one['n']}", *counts]
+    assert heads[8:] == ["absent in both", "missed", "invented", "failed"]
+    assert (rows[1][8], rows[1][9]) == ("1", "1")  # case 3 has no core, that of case 1 is missed
     means = [float(summary[name]["mean"]) for name in ("organ", "core <b>")]
     assert rows[2][1] == f"{np.mean(means):.3f}"
     cases = read_rows(run[1] / best / "results.csv")[:-5]
@@ -293,6 +309,52 @@ def test_the_guideline_is_followed_where_the_page_says_so(elements, number):
         assert not [line for line in table(elements, "scores") if "background" in line[0]]
 
 
+def test_the_tables_of_scores_hold_what_they_should(elements):
+    first, *rows = table(elements, "scores")
+    assert first[1:3] == ["mean Dice", "95 % interval"]
+    second, *beside = table(elements, "scores", 1)
+    assert second == [
+        *("class", "IoU", "Sensitivity", "Specificity", "Precision"),
+        *("HD95, mm", "NSD @ 1", "AHD, mm", "ASSD, mm"),
+    ]
+    third, *shares = table(elements, "scores", 2)
+    assert third == ["class", "accuracy", "share of background, %", "cases of both"]
+    assert [row[-1] for row in shares] == ["12", "12"]
+    heads = [e["words"].lower() for e in elements.all("th") if e.get("scope") == "col"]
+    assert sum("accuracy" in words for words in heads) == 1
+    for heads, lines, columns in ((first, rows, [1]), (second, beside, range(1, 9))):
+        for column in columns:
+            number = re.compile(r"\d+\.\d{2}" if "mm" in heads[column] else r"\d+\.\d{3}")
+            organ, core, both = (float(number.match(line[column])[0]) for line in lines)
+            assert both == pytest.approx((organ + core) / 2, abs=0.0101), heads[column]
+
+
+def test_the_spread_of_every_class_is_drawn(elements):
+    words_of = [e["alt"] for e in elements.all("img", "distribution")]
+    for name in ("organ", "core <b>"):
+        assert [w for w in words_of if w.startswith(f"Box plots of {name}, Dice")]
+        assert [w for w in words_of if w.startswith("Histogram of Dice") and f"of {name}:" in w]
+
+
+def test_the_cases_shown_are_those_of_the_rule(elements, run):
+    best = json.loads((run[1] / "rank/ranking.json").read_text())["candidates"][0]["strategy"]
+    means = {
+        row["id"]: (float(row["organ_dice"]) + float(row["core <b>_dice"])) / 2
+        for row in read_rows(run[1] / best / "results.csv")[:-5]
+    }
+    shown = [e["words"] for e in elements.all("article")]
+    assert min(means, key=means.get) in shown[0]
+    assert "Worst" in shown[0]
+    for word in ("worse quartile", "median", "better quartile", "best", "drawn at random"):
+        assert [text for text in shown if word in text.lower()], word
+
+
+def test_the_table_of_cases_says_how_it_is_sorted(elements):
+    (sorted_by,) = [e for e in elements.all("th") if "aria-sort" in e]
+    assert sorted_by["aria-sort"] == "ascending"
+    assert " ".join(sorted_by["words"].split()) == "mean Dice"
+
+
 def test_evaluation_json_has_what_the_page_has(facts, run):
     arguments, results = run
     assert facts["schema"] == "mist_core evaluation 1"
@@ -319,7 +381,14 @@ def test_evaluation_json_has_what_the_page_has(facts, run):
             assert told["n_used"] == int(row["n_used"])
             asked = row["metric"] in ("dice", "haus95", "avg_surf", "surf_dice")
             assert told["ranked"] is asked
-    assert facts["metrics"]["dice"]["formula"] == "2 TP / (2 TP + FP + FN)"
+            assert told["definition"] == row["definition"]
+        assert facts["macro"][name]["n"]["dice"] == 2
+    dice = facts["metrics"][0]
+    assert (dice["metric"], dice["classes"]) == ("dice", ["organ", "core <b>"])
+    assert (dice["formula"], dice["both_empty"]) == ("2 TP / (2 TP + FP + FN)", 1.0)
+    assert (
+        facts["failures"][-1]["cases"] | {"case_001": "core <b>"} == facts["failures"][-1]["cases"]
+    )
 
 
 def test_json_has_no_nan():
@@ -330,11 +399,9 @@ def test_json_has_no_nan():
 
 
 def test_cases_are_ordered_from_the_worst():
-    rows = [{"id": f"c{i}", "organ_dice": v} for i, v in enumerate(("0.5", "nan", "0.9", "0.1"))]
-    order = [row["id"] for _, row in worst_first(rows, ["organ_dice"], "dice")]
-    assert order == ["c1", "c3", "c0", "c2"]
-    by_distance = [row["id"] for _, row in worst_first(rows, ["organ_dice"], "haus95")]
-    assert by_distance == ["c1", "c2", "c0", "c3"]
+    scores = {f"c{i}": v for i, v in enumerate((0.5, float("nan"), 0.9, 0.1))}
+    assert worst_first(scores, "dice") == ["c1", "c3", "c0", "c2"]
+    assert worst_first(scores, "haus95") == ["c1", "c2", "c0", "c3"]
 
 
 def test_the_text_table_by_hand():
@@ -349,6 +416,85 @@ def test_the_text_table_by_hand():
         ["core", "1.0000", "0.0000"],
     ]
     assert len({len(line) for line in lines[1:]}) == 1
+    row = {"id": "a", "organ_dice": "0.5", "organ_average_hausdorff": "2"}
+    wide = summary_text([Candidate("default/raw", [row], None)], ranking).splitlines()
+    assert wide[1].split() == ["dice", "average_hausdorff"]
+    assert len(wide[1]) == len(wide[2])
+
+
+def made_up(scores, metric="dice", definition="both_empty=computed", asked="dice"):
+    """A candidate with the scores of each class: (value, status) by case."""
+    long = [
+        {"id": case, "class": name, "metric": metric, "value": str(value), "status": status}
+        | {"problem": "b.nii.gz is no image" if status == "failed" else ""}
+        for name, cases in scores.items()
+        for case, (value, status) in cases.items()
+    ]
+    summary = []
+    for number, (name, cases) in enumerate(scores.items()):
+        used = [value for value, _ in cases.values() if value == value]
+        own = definition[number] if isinstance(definition, tuple) else definition
+        middle = np.mean(used) if used else float("nan")
+        row = {"class": name, "metric": metric, "unit": unit(metric), "definition": own}
+        row |= dict.fromkeys(("mean", "ci_low", "ci_high", "q25", "median", "q75"), str(middle))
+        row |= {"n_used": str(len(used)), "n": str(len(cases))}
+        summary.append(row | dict.fromkeys(("n_absent", *OTHER_COUNTS), "0"))
+    cases = dict.fromkeys(case for each in scores.values() for case in each)
+    return Candidate("a/raw", [{"id": c, f"x_{asked}": ""} for c in cases], None, long, summary)
+
+
+OTHER_COUNTS = ("n_missed", "n_invented", "n_failed")
+NAN = float("nan")
+
+
+def test_means_over_classes_say_how_many_have_a_number():
+    found = made_up({"x": {"a": (0.5, "ok")}, "y": {"a": (NAN, "both_empty")}})
+    assert macro(found, "dice") == Macro(0.5, 1)
+    assert macro(found, "iou").n == 0
+
+
+def test_a_metric_keeps_its_name_and_tolerance():
+    scores = {"x": {"a": (0.5, "ok")}, "y": {"a": (0.25, "ok")}}
+    named = made_up(scores, "nsd@2", "tolerance=2.0 both_empty=best")
+    assert label(named, "surf_dice") == "NSD @ 2"
+    mixed = made_up(
+        scores, "surf_dice", ("tolerance=1.0 both_empty=best", "tolerance=5.0 both_empty=best")
+    )
+    assert label(mixed, "surf_dice") == "NSD"
+    assert [(d["classes"], d["parameters"]) for d in definitions(mixed)] == [
+        (["x"], "tolerance=1.0 both_empty=best"),
+        (["y"], "tolerance=5.0 both_empty=best"),
+    ]
+
+
+def test_what_an_absent_structure_is_worth_is_told():
+    scores = {"x": {"a": (0.5, "ok")}}
+    worths = [
+        definitions(made_up(scores, metric, definition))[0]["both_empty"]
+        for metric, definition in (
+            ("dice", "both_empty=computed"),
+            ("haus95", "both_empty=best"),
+            ("haus95", "both_empty=diagonal"),
+            ("tp", "both_empty=computed"),
+        )
+    ]
+    assert worths == [1.0, 0.0, "diagonal", ""]
+    assert np.isnan(definitions(made_up(scores, "iou", "both_empty=nan"))[0]["both_empty"])
+
+
+def test_cases_are_judged_by_dice_whatever_was_asked_for():
+    scores = {"x": {"a": (0.5, "ok"), "b": (0.2, "ok")}, "y": {"a": (NAN, "ok"), "b": (0.4, "ok")}}
+    found = made_up(scores, asked="haus95")
+    assert headline(found) == "dice"
+    assert case_means(found, "dice") == pytest.approx({"a": 0.5, "b": 0.3})
+
+
+def test_distances_that_were_set_are_counted():
+    cases = {"a": (1.0, "ok"), "b": (90.0, "prediction_empty"), "c": (0.0, "both_empty")}
+    cases |= {"d": (90.0, "failed"), "e": (NAN, "failed")}
+    found = made_up({"x": cases}, "haus95", "reference_empty=worst prediction_empty=worst")
+    assert imputed(found, "x", "haus95") == 2
+    assert failed_cases(found) == dict.fromkeys("de", "b.nii.gz is no image")
 
 
 def test_summary_rows_of_a_table_are_left_out(run):

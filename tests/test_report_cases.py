@@ -47,12 +47,17 @@ from mist_core.report.viewer import block_means, scene, steps_of
 TWO = {"organ": [1, 2], "tumour": [2]}  # one within the other
 
 
-def table(values):
-    return [{"id": name, "organ_dice": str(value)} for name, value in values.items()]
+def highest_best(score):
+    return -score
 
 
-def rules(rows, columns=("organ_dice",), seed=0):
-    return {chosen.case_id: chosen.rule for chosen in choose(rows, columns, seed)}
+def chosen_of(scores, failed=(), seed=0, what="Dice"):
+    numbers = {name: float(value) for name, value in scores.items()}
+    return choose(numbers, highest_best, what, failed, seed)
+
+
+def rules(scores, **options):
+    return {chosen.case_id: chosen.rule for chosen in chosen_of(scores, **options)}
 
 
 def volume(array, spacing=(1.0, 1.0, 1.0)):
@@ -63,50 +68,45 @@ def volume(array, spacing=(1.0, 1.0, 1.0)):
 
 
 def test_the_choice_by_hand():
-    rows = table({f"c{n}": n / 10 for n in range(9)})
-    found = choose(rows, ["organ_dice"])
+    found = chosen_of({f"c{n}": n / 10 for n in range(9)})
     assert [c.case_id for c in found[:5]] == ["c0", "c2", "c4", "c6", "c8"]
     assert [c.rule for c in found[:5]] == [
-        "worst: dice 0.000",
-        "worse quartile: dice 0.200",
-        "median: dice 0.400",
-        "better quartile: dice 0.600",
-        "best: dice 0.800",
+        "worst: Dice 0.000",
+        "worse quartile: Dice 0.200",
+        "median: Dice 0.400",
+        "better quartile: Dice 0.600",
+        "best: Dice 0.800",
     ]
     assert len(found) == 7
     for one in found[5:]:
         assert one.case_id in {"c1", "c3", "c5", "c7"}
-        assert one.rule == f"drawn at random: dice 0.{one.case_id[1]}00"
-
-
-def test_cases_are_judged_by_the_mean_over_classes():
-    rows = [
-        {"id": "a", "x_dice": "0.9", "y_dice": "0.1"},
-        {"id": "b", "x_dice": "0.4", "y_dice": "0.4"},
-        {"id": "c", "x_dice": "nan", "y_dice": "0.45"},  # x is in neither: judged by y
-    ]
-    found = rules(rows, ["x_dice", "y_dice"])
-    assert found["b"] == "worst: mean dice 0.400"
-    assert found["c"] == "worse quartile and median: mean dice 0.450"
-    assert found["a"] == "better quartile and best: mean dice 0.500"
+        assert one.rule == f"drawn at random: Dice 0.{one.case_id[1]}00"
 
 
 def test_cases_without_a_score_come_first():
-    rows = table({"a": 0.5, "z": "nan", "m": "", "b": 0.7})
-    found = choose(rows, ["organ_dice"])
-    assert (found[0].case_id, found[0].rule) == ("m", "no dice, one of 2 cases")
+    found = chosen_of({"a": 0.5, "z": "nan", "m": "nan", "b": 0.7})
+    assert (found[0].case_id, found[0].rule) == ("m", "no Dice, one of 2 cases")
     assert [c.case_id for c in found[1:]] == ["a", "b"]
-    assert [c.case_id for c in choose(table({"z": "nan"}), ["organ_dice"])] == ["z"]
+    assert [c.case_id for c in chosen_of({"z": "nan"})] == ["z"]
+
+
+def test_failed_cases_take_no_place_of_others():
+    scores = {f"c{n}": n / 10 for n in range(9)}
+    failed = {"f2": 0.0, "f1": 0.0, "f3": float("nan")}
+    first, *others = chosen_of(scores | failed, failed)
+    assert first.case_id == "f1"
+    assert first.rule == "failed (no usable prediction or reference), one of 3 cases"
+    assert others == chosen_of(scores)
 
 
 def test_far_is_worse_where_the_score_is_a_distance():
-    rows = [{"id": n, "organ_haus95": str(v)} for n, v in {"near": 1.0, "far": 9.0}.items()]
-    assert choose(rows, ["organ_haus95"])[0].case_id == "far"
+    found = choose({"near": 1.0, "far": 9.0}, lambda score: score, "HD95")
+    assert [c.case_id for c in found] == ["far", "near"]
 
 
 def test_one_case_has_all_the_rules():
-    words = "worst, worse quartile, median, better quartile and best: dice 0.500"
-    assert rules(table({"only": 0.5})) == {"only": words}
+    words = "worst, worse quartile, median, better quartile and best: Dice 0.500"
+    assert rules({"only": 0.5}) == {"only": words}
 
 
 @given(
@@ -120,23 +120,23 @@ def test_one_case_has_all_the_rules():
     st.randoms(),
 )
 def test_the_choice_follows_from_the_scores_alone(values, seed, generator):
-    rows = table(values)
-    found = choose(rows, ["organ_dice"], seed)
+    found = chosen_of(values, seed=seed)
+    rows = list(values.items())
     generator.shuffle(rows)
-    assert choose(rows, ["organ_dice"], seed) == found
+    assert chosen_of(dict(rows), seed=seed) == found
     names = [c.case_id for c in found]
     assert len(set(names)) == len(names) <= 8
     known = [v for v in values.values() if v != "nan"]
     scored = [c for c in found if not c.rule.startswith("no ")]
     assert len(scored) == min(len(known), len(scored))
     if known:
-        assert f"dice {min(known):.3f}" in scored[0].rule
+        assert f"Dice {min(known):.3f}" in scored[0].rule
         assert any("best" in c.rule and f"{max(known):.3f}" in c.rule for c in scored)
 
 
 def test_another_seed_draws_others():
-    rows = table({f"c{n:02}": n / 100 for n in range(60)})
-    drawn = {tuple(c.case_id for c in choose(rows, ["organ_dice"], s)[5:]) for s in range(5)}
+    scores = {f"c{n:02}": n / 100 for n in range(60)}
+    drawn = {tuple(c.case_id for c in chosen_of(scores, seed=s)[5:]) for s in range(5)}
     assert len(drawn) > 1
 
 

@@ -797,6 +797,13 @@ def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):
     assert (results / "predictions/test/test_02.nii.gz").exists()
 
 
+def test_the_report_is_told_of_test_cases_that_are_all_bad(project):
+    (project.folder / "data/test/test_01/t2.nii.gz").unlink()
+    project.config["experiments"] = {"a": {}}
+    _, output, _ = project.run("--dry-run")
+    assert "rule gather_predicted_tests:" in output
+
+
 def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(project):
     project.add("train", "bad_mask", like="demo_01")
     project.add("train", "no_image", like="demo_02")

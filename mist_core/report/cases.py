@@ -1,8 +1,8 @@
 """Which cases a report shows, by a rule and never by eye, and pictures of where they are worst."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, isnan
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import find_contours
 
-from mist_core.metrics import lowest_best, metric_of, split_column
 from mist_core.pictures import PLANES, Picture, colour_of, data_uri, rgb, shown_slice
 from mist_core.report.comparison import (
     CONFUSED,
@@ -23,12 +22,11 @@ from mist_core.report.comparison import (
     worst_slice,
 )
 
-Row = Mapping[str, str]
-
 RULE = (
     "Cases are chosen by rule: by the mean of their headline scores over all classes the worst, "
-    "those a quarter, half and three quarters of the way to the best, and the best; a case "
-    "without a score before them; and two more that were drawn at random with a fixed seed."
+    "those a quarter, half and three quarters of the way to the best, and the best; and two more "
+    "that were drawn at random with a fixed seed. Before them come one case that failed and one "
+    "without a score, if there are any; such cases are not chosen for anything else."
 )
 PLACES = {"worst": 0.0, "worse quartile": 0.25, "median": 0.5, "better quartile": 0.75, "best": 1.0}
 DRAWN = 2
@@ -60,7 +58,7 @@ RIGHT_OPACITY = 0.65
 
 @dataclass(frozen=True)
 class Chosen:
-    """A case to be shown, and the rule that chose it, such as ``worst: mean dice 0.412``."""
+    """A case to be shown, and the rule that chose it, such as ``worst: mean Dice 0.412``."""
 
     case_id: str
     rule: str
@@ -75,20 +73,29 @@ class CasePicture:
     caption: str
 
 
-def choose(rows: Sequence[Row], columns: Sequence[str], seed: int = 0) -> list[Chosen]:
-    """The cases that RULE names, each once. ``columns`` are those of one metric, for each class.
+def choose(
+    scores: Mapping[str, float],
+    badness: Callable[[float], float],
+    what: str,
+    failed: Collection[str] = (),
+    seed: int = 0,
+) -> list[Chosen]:
+    """The cases that RULE names, each once.
 
-    A case is judged by the mean of the columns in which it has a value. Ties are broken by id, so
-    that the order of rows does not matter.
+    ``scores`` are by case, NaN where there is none; the lowest ``badness`` of one is the best;
+    ``what`` it is in words. Ties are broken by id, so that the order of cases does not matter.
     """
-    parts = split_column(columns[0])
-    metric = parts[1] if parts else columns[0]
-    means = {row["id"]: _mean(row, columns) for row in rows}
-    failed = sorted(name for name, mean in means.items() if np.isnan(mean))
-    better = metric_of(metric).better if parts else "higher"
-    badness = {name: float(lowest_best(np.array(mean), better)) for name, mean in means.items()}
-    ordered = sorted(means.keys() - set(failed), key=lambda name: (-badness[name], name))
-    chosen = [Chosen(failed[0], f"no {metric}, one of {len(failed)} cases")] if failed else []
+    scored = {name: value for name, value in scores.items() if name not in failed}
+    without = sorted(name for name, value in scored.items() if isnan(value))
+    ordered = sorted(scored.keys() - set(without), key=lambda name: (-badness(scored[name]), name))
+    chosen = [
+        Chosen(min(names), f"{why}, one of {len(names)} case{'s' * (len(names) > 1)}")
+        for names, why in (
+            (failed, "failed (no usable prediction or reference)"),
+            (without, f"no {what}"),
+        )
+        if names
+    ]
     words: dict[str, list[str]] = {}
     for word, share in PLACES.items() if ordered else ():
         words.setdefault(ordered[floor(share * (len(ordered) - 1) + 0.5)], []).append(word)
@@ -96,17 +103,9 @@ def choose(rows: Sequence[Row], columns: Sequence[str], seed: int = 0) -> list[C
     generator = np.random.default_rng(seed)
     for name in generator.permutation(np.array(others, dtype=object))[:DRAWN]:
         words[name] = ["drawn at random"]
-    mean_of = f"mean {metric}" if len(columns) > 1 else metric
     return chosen + [
-        Chosen(name, f"{_joined(why)}: {mean_of} {means[name]:.3f}") for name, why in words.items()
+        Chosen(name, f"{_joined(why)}: {what} {scored[name]:.3f}") for name, why in words.items()
     ]
-
-
-def _mean(row: Row, columns: Sequence[str]) -> float:
-    """NaN where no column has a value."""
-    values = np.array([float(row[column] or "nan") for column in columns])
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
 
 
 def _joined(words: Sequence[str]) -> str:

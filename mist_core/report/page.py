@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from math import isfinite, isnan, nan
 from pathlib import Path
@@ -23,16 +24,21 @@ from mist_core.metrics import resolve
 from mist_core.report import cases, figures, provenance, viewer
 from mist_core.report.comparison import compare
 from mist_core.report.figures import Panel
-from mist_core.report.provenance import Run
+from mist_core.report.provenance import Run, failures
 from mist_core.report.scores import (
     Candidate,
     Row,
     Rows,
     Summary,
+    badness,
     better,
+    case_means,
     columns,
+    failed_cases,
     formula,
     headline,
+    label,
+    macro,
     mean,
     split,
     title,
@@ -51,15 +57,22 @@ MOST_BOXES = 8  # candidates side by side
 MOST_CLASSES = 12  # that have panels of their own
 NO_NUMBER = "\N{EN DASH}"
 TIMES = " \N{MULTIPLICATION SIGN} "
+DICE_FIRST = "Dice is the main metric"
+DISTANCE = "average Hausdorff distance for contours"
+ACCURACY = "no interpretation of accuracy"
+OTHERS = "IoU, sensitivity and specificity, too"
+SAMPLES = "samples of annotation and prediction"
+NO_CHERRIES = "no cherry-picking"
+SPREAD = "how scores are spread"
 # What is asked of an evaluation, the section that answers it, and how.
 GUIDELINE = (
-    ("Dice is the main metric", "scores", "the first table, and what cases are ordered by"),
-    ("average Hausdorff distance for contours", "scores", "AHD, in mm, beside HD95, NSD and ASSD"),
-    ("no interpretation of accuracy", "accuracy", "listed apart, beside the share of background"),
-    ("IoU, sensitivity and specificity, too", "scores", "the second table"),
-    ("samples of annotation and prediction", "cases", "pictures of both, and of their errors"),
-    ("no cherry-picking", "cases", "cases are chosen by a rule, and failures come first"),
-    ("how scores are spread", "distribution", "box plots with a point for each case, histograms"),
+    (DICE_FIRST, "scores", "the first table, and what cases are ordered by"),
+    (DISTANCE, "scores", "AHD, in mm, beside the other distances"),
+    (ACCURACY, "accuracy", "listed apart, beside the share of background"),
+    (OTHERS, "scores", "the second table"),
+    (SAMPLES, "cases", "pictures of both, and of their errors"),
+    (NO_CHERRIES, "cases", "cases are chosen by a rule, and one that failed comes first"),
+    (SPREAD, "distribution", "box plots with a point for each case, histograms"),
     ("every class by itself", "scores", "each table has a row for every class"),
     (
         "no background in means",
@@ -87,9 +100,15 @@ class Shown:
 
 def show(run: Run) -> list[Shown]:
     """The cases that the rule chooses, with pictures, as far as their files can be read."""
-    names = headline_columns(run.best, headline(run.best)) or columns([run.best])[:1]
+    best, key = run.best, headline(run.best)
     files = {row["id"]: row for row in run.paths}
-    chosen = cases.choose(run.best.results, names, provenance.SEED)
+    chosen = cases.choose(
+        case_means(best, key),
+        partial(badness, key=key),
+        mean_of(best, key),
+        failed_cases(best),
+        provenance.SEED,
+    )
     return [_shown(run, each.case_id, each.rule, files[each.case_id]) for each in chosen]
 
 
@@ -111,6 +130,20 @@ def _shown(run: Run, case_id: str, rule: str, files: Row) -> Shown:
     return Shown(case_id, rule, pictures, viewer.scene(case_id, case))
 
 
+def mean_of(candidate: Candidate, key: str) -> str:
+    """What a case is judged by, in words."""
+    several = len(candidate.classes) > 1
+    return f"{'mean ' * several}{label(candidate, key)}"
+
+
+def judging_column(candidate: Candidate, key: str) -> str:
+    """The column that cases are judged by; nothing where that is a mean, or was not asked for."""
+    if len(candidate.classes) > 1:
+        return ""
+    names = (name for name in columns([candidate]) if resolve(split(name)[1])[0] == key)
+    return next(names, "")
+
+
 def scored_classes(run: Run) -> Mapping[str, Sequence[int]]:
     """The label values of every class that was scored."""
     chosen = run.config.evaluate.classes
@@ -126,9 +159,22 @@ def render(run: Run, shown: Sequence[Shown] = ()) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"number": number, "score": score, "hours": hours, "x": in_x, "own": own}
-    environment.globals |= {"title": title, "unit": unit, "split": split, "formula": formula}
+    environment.filters |= {
+        "number": number,
+        "score": score,
+        "hours": hours,
+        "x": in_x,
+        "own": own,
+        "worth": worth,
+    }
     best, key = run.best, headline(run.best)
+    environment.globals |= {
+        "label": partial(label, best),
+        "title": title,
+        "unit": unit,
+        "split": split,
+        "formula": formula,
+    }
     scripts = [_text("report.js"), *([_text("viewer.js")] if _has_scenes(shown) else [])]
     return environment.get_template("report.html").render(
         run=run,
@@ -139,7 +185,10 @@ def render(run: Run, shown: Sequence[Shown] = ()) -> str:
         hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
         failures=failures(run),
         classes=[class_row(best, name, key) for name in best.classes],
-        macro=macro(best, key),
+        headline=label(best, key),
+        judged_by=mean_of(best, key),
+        judging_column=judging_column(best, key),
+        macro={name: macro(best, name) for name in (key, *BESIDE)},
         beside=[name for name in BESIDE if name != key and best.has(name)],
         accuracy=accuracy(best),
         table=score_table(run.candidates),
@@ -166,6 +215,7 @@ def render(run: Run, shown: Sequence[Shown] = ()) -> str:
             "description": _sha256_of_description(run),
         },
         definitions=provenance.definitions(best),
+        rising={"higher": "ascending", "lower": "descending"}.get(better(key), ""),
     )
 
 
@@ -189,13 +239,17 @@ def _sha256_of_description(run: Run) -> str:
 
 def guideline(run: Run, shown: Sequence[Shown]) -> list[tuple[str, str, str]]:
     """GUIDELINE, with what this page lacks said to be lacking."""
+    best = run.best
     there = {
-        "cases": bool(shown),
-        "accuracy": bool(accuracy(run.best)),
-        "distribution": bool(run.best.long),
+        DICE_FIRST: headline(best) == "dice",
+        DISTANCE: best.has("average_hausdorff"),
+        OTHERS: all(best.has(name) for name in ("iou", "sensitivity", "specificity")),
+        **dict.fromkeys((SAMPLES, NO_CHERRIES), bool(shown)),
+        ACCURACY: bool(accuracy(best)),
+        SPREAD: bool(best.long),
     }
     return [
-        (rule, place, how) if there.get(place, True) else (rule, "guideline", "not on this page")
+        (rule, place, how) if there.get(rule, True) else (rule, "guideline", "not on this page")
         for rule, place, how in GUIDELINE
     ]
 
@@ -215,6 +269,13 @@ def own(definition: str) -> str:
     return " ".join(word for word in definition.split() if not word.endswith("=computed"))
 
 
+def worth(value: float | str) -> str:
+    """What an absent structure scores, in words."""
+    if isinstance(value, str):
+        return value or NO_NUMBER
+    return "not counted" if isnan(value) else f"{value:g}"
+
+
 def hours(seconds: float) -> str:
     """A duration in words."""
     if isnan(seconds):
@@ -232,41 +293,6 @@ def in_x(values: Sequence[float]) -> str:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Cases to which the same has happened."""
-
-    what: str
-    cases: Mapping[str, str]  # and what is said of each, if anything
-    grave: bool = True
-
-
-def failures(run: Run) -> list[Failure]:
-    """What a reader must know before any score, the worst first."""
-    best, key = run.best, headline(run.best)
-    found = [
-        Failure("Training cases that were left out, since their files are bad", run.plan.left_out)
-    ]
-    for name, tests in run.tests.items():
-        bad = {case: problem for case, problem in tests.items() if problem}
-        found.append(Failure(f"Test cases without a prediction of {name}", bad))
-    statuses: dict[str, dict[str, list[str]]] = {}
-    for class_name in best.classes:
-        for each in best.scores(class_name, key):
-            kind = each.status if each.used or each.status == "failed" else "no number"
-            statuses.setdefault(kind, {}).setdefault(each.case, []).append(class_name)
-    said = {
-        "failed": "Cases without a usable prediction, which count with the worst values",
-        "no number": f"Cases without a number for {title(key)}, which no mean takes in",
-        "prediction_empty": "Structures that were missed: in the reference, and nothing predicted",
-        "reference_empty": "Structures that were invented: predicted, and none in the reference",
-    }
-    for kind, what in said.items():
-        cases = {case: ", ".join(names) for case, names in statuses.get(kind, {}).items()}
-        found.append(Failure(what, cases, grave=kind in ("failed", "no number")))
-    return [each for each in found if each.cases]
-
-
-@dataclass(frozen=True)
 class ClassRow:
     """The scores of a class, and the case that has the worst one."""
 
@@ -275,6 +301,7 @@ class ClassRow:
     worst: str
     worst_value: float
     summaries: Mapping[str, Summary]  # by metric
+    imputed: Mapping[str, int]  # by metric: cases that have no distance, and the worst value
 
 
 def class_row(candidate: Candidate, name: str, key: str) -> ClassRow:
@@ -290,37 +317,35 @@ def class_row(candidate: Candidate, name: str, key: str) -> ClassRow:
         worst.case if worst else "",
         worst.value if worst else nan,
         summaries,
+        {metric: imputed(candidate, name, metric) for metric in summaries},
     )
 
 
-def macro(candidate: Candidate, key: str) -> dict[str, float]:
-    """Means over classes of their means, by metric; nothing for one class. Background is none."""
-    if len(candidate.classes) < 2:
-        return {}
-    means = {}
-    for metric in (key, *BESIDE):
-        found = [candidate.summary_of(name, metric) for name in candidate.classes]
-        means[metric] = mean(each.mean if each else nan for each in found)
-    return means
+def imputed(candidate: Candidate, class_name: str, metric: str) -> int:
+    """How many numbers of a metric were not computed, but set to stand for the worst."""
+    found = candidate.summary_of(class_name, metric)
+    rules = {} if found is None else found.parameters
+    by_formula = {status for status, rule in rules.items() if rule in ("computed", "best")}
+    bad = {"prediction_empty", "reference_empty", "failed"} - by_formula
+    return sum(each.used and each.status in bad for each in candidate.scores(class_name, metric))
 
 
 def accuracy(candidate: Candidate) -> list[dict[str, Any]]:
     """Accuracy of each class beside what background alone gives: the mean share of true background
-    of all voxels. Nothing where voxels were not counted.
+    of all voxels, over the ``n`` cases that could be scored. Nothing where voxels were not counted.
     """
     if not all(candidate.has(name) for name in (*COUNTS, "accuracy")):
         return []
     rows = []
     for name in candidate.classes:
-        counts = [candidate.scores(name, each) for each in COUNTS]
-        shares = []
-        for tp, fp, fn, tn in zip(*counts, strict=True):
-            voxels = tp.value + fp.value + fn.value + tn.value
-            shares.append((fp.value + tn.value) / voxels if voxels else nan)
-        found = candidate.summary_of(name, "accuracy")
-        rows.append(
-            {"class": name, "accuracy": found.mean if found else nan, "share": mean(shares)}
-        )
+        tables = (candidate.scores(name, each) for each in (*COUNTS, "accuracy"))
+        found = [each for each in zip(*tables, strict=True) if each[0].status != "failed"]
+        shares = [
+            (fp.value + tn.value) / sum(c.value for c in (tp, fp, fn, tn))
+            for tp, fp, fn, tn, _ in found
+        ]
+        of_cases = mean(share.value for *_, share in found)
+        rows.append({"class": name, "accuracy": of_cases, "share": mean(shares), "n": len(found)})
     return rows
 
 
@@ -352,55 +377,52 @@ def summary_text(candidates: Sequence[Candidate], ranking: Rows) -> str:
     pairs = [split(name) for name in columns(candidates)]
     classes, metrics = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
     width = max(len(c) for c in [*classes, *table]) + 2
+    widths = [max(12, len(m) + 2) for m in metrics]
     lines = []
     for row in ranking:
         name = row["strategy"]
         lines.append(f"{name}  (mean rank {row['average_rank']})")
-        lines.append(" " * width + "".join(f"{m:>12}" for m in metrics))
-        for label in classes:
-            values = [table[name].get(f"{label}_{m}", (nan, 0))[0] for m in metrics]
-            lines.append(f"  {label:<{width - 2}}" + "".join(f"{v:>12.4f}" for v in values))
+        lines.append(" " * width + _cells(metrics, widths))
+        for class_name in classes:
+            values = [f"{table[name].get(f'{class_name}_{m}', (nan, 0))[0]:.4f}" for m in metrics]
+            lines.append(f"  {class_name:<{width - 2}}" + _cells(values, widths))
     return "\n".join(lines) + "\n"
 
 
-def worst_first(
-    rows: Rows, names: Sequence[str], key: str
-) -> list[tuple[float, Mapping[str, str]]]:
-    """Cases with the mean of these columns, without a number first, then from worst to best."""
-    scored = [(mean(float(row[name] or "nan") for name in names), row) for row in rows]
-    sign = -1 if better(key) == "lower" else 1
-    return sorted(scored, key=lambda each: (not isnan(each[0]), sign * each[0], each[1]["id"]))
+def _cells(words: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f"{word:>{width}}" for word, width in zip(words, widths, strict=True))
 
 
-def headline_columns(candidate: Candidate, key: str) -> list[str]:
-    """The columns of results.csv that hold the headline metric, by whatever name."""
-    return [name for name in columns([candidate]) if resolve(split(name)[1])[0] == key]
+def worst_first(scores: Mapping[str, float], key: str) -> list[str]:
+    """Cases without a number first, then from worst to best."""
+    return sorted(
+        scores, key=lambda case: (not isnan(scores[case]), -badness(scores[case], key), case)
+    )
 
 
 def case_rows(run: Run, key: str) -> list[dict[str, Any]]:
     """The table of all cases, worst first; ``mean`` is that of the headline over classes."""
     folds = {row["id"]: row["fold"] for row in run.paths}
-    best, names = run.best, headline_columns(run.best, key)
-    notes: dict[str, list[str]] = {}
-    words = {
-        "prediction_empty": "missed",
-        "reference_empty": "invented",
-        "both_empty": "absent",
-        "failed": "failed",
-    }
+    best = run.best
+    asked = {row["id"]: row for row in best.results}
+    problems = failed_cases(best)
+    notes: dict[str, list[str]] = {case: [f"failed: {why}"] for case, why in problems.items()}
+    words = {"prediction_empty": "missed", "reference_empty": "invented", "both_empty": "absent"}
     for class_name in best.classes:
         for each in best.scores(class_name, key):
             if each.status in words:
                 notes.setdefault(each.case, []).append(f"{class_name}: {words[each.status]}")
-    rows = []
-    for value, row in worst_first(best.results, names, key):
-        case = row["id"]
-        values = {name: float(row[name] or "nan") for name in columns([best])}
-        note = "; ".join(notes.get(case, []))
-        rows.append(
-            {"id": case, "fold": folds.get(case, ""), "mean": value, "values": values, "note": note}
-        )
-    return rows
+    means = case_means(best, key)
+    return [
+        {
+            "id": case,
+            "fold": folds.get(case, ""),
+            "mean": means[case],
+            "values": {name: float(asked[case][name] or "nan") for name in columns([best])},
+            "note": "; ".join(notes.get(case, [])),
+        }
+        for case in worst_first(means, key)
+    ]
 
 
 def drawn_classes(candidate: Candidate, key: str) -> list[str]:
@@ -418,13 +440,12 @@ def box_panels(run: Run, key: str) -> list[Panel]:
     """The headline of the best candidates by class; then HD95 and NSD of the best one."""
     best, shown = run.best, run.candidates[:MOST_BOXES]
     limits = (-0.03, 1.03) if unit(key) == "" else None
-    classes = drawn_classes(best, key)
-    label = f"{title(key)}{_of(key)}"
+    classes, axis = drawn_classes(best, key), f"{label(best, key)}{_of(key)}"
     panels = [
         figures.boxes(
             name,
             {each.name: [s.value for s in each.scores(name, key)] for each in shown},
-            label,
+            axis,
             limits,
         )
         for name in classes
@@ -435,7 +456,10 @@ def box_panels(run: Run, key: str) -> list[Panel]:
             share = (-0.03, 1.03) if unit(metric) == "" else None
             panels.append(
                 figures.boxes(
-                    f"{title(metric)}, class by class", rows, f"{title(metric)}{_of(metric)}", share
+                    f"{label(best, metric)}, class by class",
+                    rows,
+                    f"{label(best, metric)}{_of(metric)}",
+                    share,
                 )
             )
     return panels
@@ -499,11 +523,11 @@ def curve_panels(run: Run) -> list[Panel]:
     """Training loss and, where it was looked at, Dice of the validated cases, by experiment."""
     panels = []
     for experiment_name, folds in run.histories.items():
-        for column, label in (("loss", "training loss"), ("dice", "Dice of validated cases")):
+        for column, axis in (("loss", "training loss"), ("dice", "Dice of validated cases")):
             lines = {fold: _curve(rows, column) for fold, rows in folds.items()}
             lines = {fold: line for fold, line in lines.items() if line[0]}
             if lines:
-                panels.append(figures.curves(experiment_name, lines, label))
+                panels.append(figures.curves(experiment_name, lines, axis))
     return panels
 
 

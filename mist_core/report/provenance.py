@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
@@ -18,7 +18,18 @@ from mist_core import __version__
 from mist_core.config import Config
 from mist_core.files import read_json
 from mist_core.plan import Plan
-from mist_core.report.scores import Candidate, Row, Rows, better, formula, mean, split
+from mist_core.report.scores import (
+    Candidate,
+    Row,
+    Rows,
+    better,
+    failed_cases,
+    formula,
+    headline,
+    label,
+    macro,
+    split,
+)
 from mist_core.sources import HOME
 
 SCHEMA = "mist_core evaluation 1"
@@ -69,6 +80,47 @@ class Run:
     def optimistic(self) -> bool:
         """Whether a model was chosen by the cases that score it."""
         return any(m["by_held_out"] for folds in self.models.values() for m in folds.values())
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Cases to which the same has happened."""
+
+    what: str
+    cases: Mapping[str, str]  # and what is said of each, if anything
+
+
+def failures(run: Run) -> list[Failure]:
+    """What a reader must know before any score, the worst first."""
+    best, key = run.best, headline(run.best)
+    found = [
+        Failure("Training cases that were left out, since their files are bad", run.plan.left_out)
+    ]
+    for name, tests in run.tests.items():
+        found.append(Failure(f"Test cases without a prediction of {name}", _bad(tests)))
+    failed = failed_cases(best)
+    what = (
+        "Cases whose prediction or reference could not be used, which have the worst values or none"
+    )
+    found.append(Failure(what, failed))
+    statuses: dict[str, dict[str, list[str]]] = {}
+    for class_name in best.classes:
+        for each in best.scores(class_name, key):
+            kind = each.status if each.used else "no number"
+            statuses.setdefault(kind, {}).setdefault(each.case, []).append(class_name)
+    said = {
+        "no number": f"Cases without a number for {label(best, key)}, which no mean takes in",
+        "prediction_empty": "Structures that were missed: in the reference, and nothing predicted",
+        "reference_empty": "Structures that were invented: predicted, and none in the reference",
+    }
+    for kind, what in said.items():
+        cases = {
+            case: ", ".join(names)
+            for case, names in statuses.get(kind, {}).items()
+            if case not in failed
+        }
+        found.append(Failure(what, cases))
+    return [each for each in found if each.cases]
 
 
 def versions() -> dict[str, str]:
@@ -168,7 +220,8 @@ def evaluation(run: Run) -> dict[str, Any]:
             "chosen_by_held_out_cases": run.optimistic,
             "metrics": definitions(run.best),
             "intervals": "95 % of the mean, percentiles of 2000 bootstraps of patients",
-            "macro": {each.name: macro(each) for each in run.candidates},
+            "failures": [asdict(each) for each in failures(run)],
+            "macro": {each.name: macros(each) for each in run.candidates},
             "results": {each.name: results(each) for each in run.candidates},
             "ranking": dict(run.ranking),
             "strategies_chosen": dict(run.choices),
@@ -185,17 +238,29 @@ def _bad(cases: Mapping[str, str]) -> dict[str, str]:
     return {case: problem for case, problem in cases.items() if problem}
 
 
-def definitions(candidate: Candidate) -> dict[str, dict[str, str]]:
-    """Of every metric: unit, direction, formula and parameters."""
-    return {
-        row["metric"]: {
-            "unit": row["unit"],
-            "better": better(row["metric"]),
-            "formula": formula(row["metric"]),
-            "parameters": row["definition"],
-        }
-        for row in candidate.summary
-    }
+def definitions(candidate: Candidate) -> list[dict[str, Any]]:
+    """Of every metric unit, direction, formula and parameters, with the classes that it has so, and
+    the score of a structure that is rightly absent.
+    """
+    classes: dict[tuple[str, str], list[str]] = {}
+    for row in candidate.summary:
+        classes.setdefault((row["metric"], row["definition"]), []).append(row["class"])
+    found = []
+    for (metric, definition), names in classes.items():
+        summary = candidate.summary_of(names[0], metric)
+        assert summary is not None
+        found.append(
+            {
+                "metric": metric,
+                "classes": names,
+                "unit": summary.unit,
+                "better": better(metric),
+                "formula": formula(metric),
+                "parameters": definition,
+                "both_empty": summary.worth_of_absent,
+            }
+        )
+    return found
 
 
 def results(candidate: Candidate) -> dict[str, Any]:
@@ -203,10 +268,10 @@ def results(candidate: Candidate) -> dict[str, Any]:
     by_class: dict[str, dict[str, Any]] = {name: {} for name in candidate.classes}
     ranked = {split(name) for name in candidate.results[0] if name != "id"}
     for row in candidate.summary:
-        skipped = ("class", "metric", "unit", "definition")
-        numbers = {k: _number(v) for k, v in row.items() if k not in skipped}
-        numbers["ranked"] = (row["class"], row["metric"]) in ranked
-        by_class[row["class"]][row["metric"]] = numbers
+        words = ("class", "metric", "unit", "definition")
+        told: dict[str, Any] = {k: _number(v) for k, v in row.items() if k not in words}
+        told |= {"definition": row["definition"], "ranked": (row["class"], row["metric"]) in ranked}
+        by_class[row["class"]][row["metric"]] = told
     tables = {
         name: {"path": str(path), "sha256": sha256_of(path)}
         for name, path in candidate.files.items()
@@ -214,18 +279,15 @@ def results(candidate: Candidate) -> dict[str, Any]:
     return {"classes": by_class, "tables": tables, "predictions": str(candidate.predictions)}
 
 
-def macro(candidate: Candidate) -> dict[str, Any]:
-    """Means over classes of the means of every metric; background is no class."""
+def macros(candidate: Candidate) -> dict[str, Any]:
+    """Means over classes of the means of every metric, and over how many; background is none."""
     names = dict.fromkeys(row["metric"] for row in candidate.summary)
-    found = {
-        metric: [float(row["mean"]) for row in candidate.summary if row["metric"] == metric]
-        for metric in names
-        if better(metric) != "neither"
-    }
+    found = {name: macro(candidate, name) for name in names if better(name) != "neither"}
     return {
         "n_classes": len(candidate.classes),
         "background": False,
-        "means": {metric: mean(values) for metric, values in found.items()},
+        "means": {metric: each.mean for metric, each in found.items()},
+        "n": {metric: each.n for metric, each in found.items()},
     }
 
 

@@ -7,12 +7,16 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mist_core.dataset import RESERVED_IDS
+from mist_core.evaluate import COUNTED
 from mist_core.files import read_rows
-from mist_core.metrics import metric_of, resolve, split_column
+from mist_core.metrics import Chosen, LabelPair, lowest_best, metric_of, resolve, split_column
 
 Row = Mapping[str, str]
 Rows = Sequence[Row]
+Value = float | str
 
 # Short names for readers of papers, by the name of the metric.
 TITLES = {
@@ -31,11 +35,14 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Score:
-    """What one case has for one metric of one class; ``status`` as in results_long.csv."""
+    """What one case has for one metric of one class; ``status`` and ``problem``, what is wrong with
+    the files of the case, as in results_long.csv.
+    """
 
     case: str
     value: float
     status: str
+    problem: str = ""
 
     @property
     def used(self) -> bool:
@@ -58,8 +65,33 @@ class Summary:
     q75: float = nan
     n_used: int = 0
     n: int = 0
-    n_empty: int = 0
+    n_absent: int = 0
+    n_missed: int = 0
+    n_invented: int = 0
     n_failed: int = 0
+
+    @property
+    def parameters(self) -> dict[str, Value]:
+        """Those of the metric, from its definition."""
+        pairs = (word.partition("=") for word in self.definition.split())
+        return {name: _value(text) for name, _, text in pairs}
+
+    @property
+    def main(self) -> float | None:
+        """What a name such as surf_dice@2 says behind its @, whether it does or not."""
+        found = self.parameters.get(metric_of(self.metric).main)
+        return None if isinstance(found, str) else found
+
+    @property
+    def worth_of_absent(self) -> Value:
+        """The score of a case in which both masks are empty; nothing for what is no score."""
+        if unit(self.metric) in ("voxels", "mm3"):
+            return ""
+        chosen = Chosen(metric_of(self.metric), self.parameters)
+        if chosen.parameters.get("both_empty") == "diagonal":
+            return "diagonal"
+        nothing = np.zeros((2, 2, 2), np.uint8)
+        return chosen.of(LabelPair(nothing, nothing, (1.0, 1.0, 1.0)).structure([1]))
 
 
 @dataclass(frozen=True)
@@ -82,10 +114,17 @@ class Candidate:
         return list(dict.fromkeys(row["class"] for row in self.summary))
 
     def summary_of(self, class_name: str, metric: str) -> Summary | None:
-        """The summary of a metric, whatever it is called there; None where it was not scored."""
-        rows = (row for row in self.summary if row["class"] == class_name)
-        row = next((row for row in rows if resolve(row["metric"])[0] == metric), None)
-        return _summary(row) if row else None
+        """The summary of the metric of that name in the tables, else of that name in METRICS,
+        whatever it is called there; None where it was not scored.
+        """
+        return self._summaries.get((class_name, metric))
+
+    @cached_property
+    def _summaries(self) -> dict[tuple[str, str], Summary]:
+        found = {(row["class"], row["metric"]): _summary(row) for row in self.summary}
+        for (class_name, metric), summary in list(found.items()):
+            found.setdefault((class_name, resolve(metric)[0] or metric), summary)
+        return found
 
     def scores(self, class_name: str, metric: str) -> list[Score]:
         """The scores of a metric, by case in the order of the table; none where it has none."""
@@ -96,7 +135,7 @@ class Candidate:
     def _scores(self) -> dict[tuple[str, str], list[Score]]:
         found: dict[tuple[str, str], list[Score]] = {}
         for row in self.long:
-            score = Score(row["id"], float(row["value"]), row["status"])
+            score = Score(row["id"], float(row["value"]), row["status"], row["problem"])
             found.setdefault((row["class"], row["metric"]), []).append(score)
         return found
 
@@ -121,9 +160,18 @@ def _summary(row: Row) -> Summary:
     values: dict[str, Any] = {name: row[name] for name in ("metric", "unit", "definition")}
     for name in ("mean", "ci_low", "ci_high", "q25", "median", "q75"):
         values[name] = float(row[name])
-    for name in ("n_used", "n", "n_empty", "n_failed"):
+    for name in ("n_used", "n", *COUNTED):
         values[name] = int(row[name])
     return Summary(**values)
+
+
+def _value(text: str) -> Value:
+    if text.isdigit():
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def columns(candidates: Sequence[Candidate]) -> list[str]:
@@ -143,6 +191,13 @@ def title(metric: str) -> str:
     key, at = resolve(metric)
     short = TITLES.get(key or "", (key or metric).replace("_", " "))
     return short if at is None else f"{short} @ {at:g}"
+
+
+def label(candidate: Candidate, key: str) -> str:
+    """The title of a metric with the parameter that all classes share, such as a tolerance."""
+    found = {s.main for name in candidate.classes if (s := candidate.summary_of(name, key))}
+    (at,) = found if len(found) == 1 else (None,)
+    return title(key if at is None or "@" in key else f"{key}@{at:g}")
 
 
 def unit(metric: str) -> str:
@@ -166,6 +221,40 @@ def mean(values: Iterable[float]) -> float:
     """The mean of those that are numbers; NaN without any."""
     used = [value for value in values if not isnan(value)]
     return sum(used) / len(used) if used else nan
+
+
+@dataclass(frozen=True)
+class Macro:
+    """The mean over the ``n`` classes that have a number of their means; background is none."""
+
+    mean: float
+    n: int
+
+
+def macro(candidate: Candidate, metric: str) -> Macro:
+    """That of a metric by any name; NaN where no class has a number."""
+    found = (candidate.summary_of(name, metric) for name in candidate.classes)
+    means = [each.mean for each in found if each and not isnan(each.mean)]
+    return Macro(mean(means), len(means))
+
+
+def case_means(candidate: Candidate, key: str) -> dict[str, float]:
+    """By case the mean over its classes that have a number; NaN for none."""
+    values: dict[str, list[float]] = {row["id"]: [] for row in candidate.results}
+    for class_name in candidate.classes:
+        for each in candidate.scores(class_name, key):
+            values[each.case].append(each.value)
+    return {case: mean(numbers) for case, numbers in values.items()}
+
+
+def failed_cases(candidate: Candidate) -> dict[str, str]:
+    """The cases that could not be scored, and what is wrong with their files."""
+    return {row["id"]: row["problem"] for row in candidate.long if row["status"] == "failed"}
+
+
+def badness(value: float, key: str) -> float:
+    """A score of a metric so that the lowest is the best."""
+    return float(lowest_best(np.array(value), better(key)))
 
 
 FORMULAS = {

@@ -929,7 +929,9 @@ def of_every_case():
 def told_of_tests():
     """What became of the test cases, a file for each experiment and ensemble."""
     path = f"{CONFIG.results}/done/predicted/{{}}.json"
-    return [path.format(name) for name in PREDICTED] if TEST_CHUNKS and WHOLE else []
+    # Test cases with bad files have no job, and must be told of all the same.
+    known = TEST_CHUNKS or FOUND.bad_tests
+    return [path.format(name) for name in PREDICTED] if known and WHOLE else []
 
 
 def analysis():

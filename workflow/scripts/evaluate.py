@@ -165,7 +165,11 @@ def write_tables(
         for i, records in cases.items()
     ]
     write_rows(output, list(rows[0]), rows + evaluate.summary_rows(rows))
-    long = [{"id": i} | record.row() for i, records in cases.items() for record in records]
+    long = [
+        {"id": i} | record.row() | {"problem": found[i]["problem"]}
+        for i, records in cases.items()
+        for record in records
+    ]
     write_rows(beside(output, "long"), list(long[0]), long)
     summaries = evaluate.summaries(cases, patients)
     write_rows(beside(output, "summary"), evaluate.SUMMARY_COLUMNS, summaries)
