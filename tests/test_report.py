@@ -1,11 +1,12 @@
 """The page and the tables that sum up a run."""
 
-import base64
 import json
 import re
 import subprocess
+from dataclasses import fields
 from html.parser import HTMLParser
 from itertools import chain, pairwise
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,6 +17,7 @@ from mist_core.files import read_rows
 from mist_core.report import figures
 from mist_core.report.page import (
     GUIDELINE,
+    drawn_classes,
     grouped,
     hours,
     own,
@@ -24,7 +26,7 @@ from mist_core.report.page import (
     worst_first,
 )
 from mist_core.report.provenance import sha256_of, versions, without_nan
-from mist_core.report.scores import Candidate, read_candidate, title
+from mist_core.report.scores import Candidate, Summary, read_candidate, title
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 PATCH = f"patch (x {TIMES} y {TIMES} z), voxels"
@@ -93,7 +95,7 @@ def test_the_page_needs_nothing_but_itself(elements, page):
         assert not elements.all(tag)
     for image in elements.all("img"):
         assert image["alt"]
-        assert image["src"].startswith(("data:image/", "data:image/svg+xml;base64,"))
+        assert image["src"].startswith("data:image/")
     assert not [e for e in elements.all("script") if "src" in e]
     assert not re.findall(r'(?:src|href|action)="(?:https?:)?//', page)
     assert "url(" not in page
@@ -193,8 +195,7 @@ def test_every_case_has_a_row_and_the_worst_is_first(elements, run):
 
 
 def test_the_page_tells_how_it_was_trained(elements):
-    heads, row = table(elements, "training")
-    told = {head: cell.replace(TIMES, "x") for head, cell in zip(heads, row, strict=True)}
+    told = {head: cell.replace(TIMES, "x") for head, cell in table(elements, "training")}
     expected = {
         **{"experiment": "plain", "network": "nnunet", "loss": "dice", "folds": "2"},
         **{
@@ -381,8 +382,8 @@ def test_limits_of_agreement_by_hand():
 
 def svg(panel):
     head, text = panel.src.split(",", 1)
-    assert head == "data:image/svg+xml;base64"
-    return ElementTree.fromstring(base64.b64decode(text))
+    assert head == "data:image/svg+xml;charset=utf-8"
+    return ElementTree.fromstring(unquote(text))
 
 
 def words_in(panel):
@@ -412,6 +413,31 @@ def test_panels_say_what_they_show():
         {"strategy": "y", "other": "x", "p_holm": None},
     ]
     assert "x over y at 0.05" in figures.significance(["x", "y"], pairs, 0.05).alt
+
+
+def test_one_far_value_crushes_no_box_and_is_told():
+    """The box is from 2 to 4, so that 10 ends the axis, but for its margin."""
+    near, far = ({"organ": [1.0, 2.0, 3.0, 4.0, last]} for last in (5.0, 500.0))
+    assert "beyond" not in words_in(figures.boxes("HD95", near, "HD95 / mm", None))
+    panel = figures.boxes("HD95", far, "HD95 / mm", None)
+    assert "organ (1 beyond)" in words_in(panel)
+    assert panel.alt.endswith("Beyond 10.5 lie 1 that are not drawn.")
+
+
+def test_long_names_stay_different():
+    names = [f"experiment_{'with_a_long_name_' * 4}{end}/raw" for end in ("first", "second")]
+    panel = figures.boxes("organ", {name: [0.5, 0.6] for name in names}, "Dice", (0, 1))
+    assert all(name in words_in(panel).replace(" ", "") for name in names)
+    short = figures.boxes("organ", {"a": [0.5], "b": [0.5]}, "Dice", (0, 1))
+    assert panel.height > short.height
+    assert panel.title == "organ"
+
+
+def test_of_many_classes_the_worst_have_panels():
+    blank = {field.name: "0" for field in fields(Summary)} | {"metric": "dice"}
+    summary = [blank | {"class": f"class {n}", "mean": str(1 - n / 100)} for n in range(40)]
+    found = drawn_classes(Candidate("default/raw", [], None, summary=summary), "dice")
+    assert found == [f"class {n}" for n in range(28, 40)]
 
 
 @pytest.mark.parametrize("values", [[], [float("nan")], [0.5], [0.0] * 3, [2000.0] * 2])

@@ -124,6 +124,32 @@ def test_the_viewer_of_a_case_opens_and_moves(opened):
     assert readout.inner_text() != before
 
 
+def test_headings_of_two_lines_stand_above_their_numbers(opened):
+    """Those of the second line are aligned as numbers are, and both stay in sight."""
+    box = opened.locator(".tall")
+    lower = box.locator("thead tr:nth-child(2) th").first
+    assert lower.evaluate("th => getComputedStyle(th).textAlign") == "right"
+    box.evaluate("box => { box.style.maxHeight = '200px'; box.scrollTop = 150; }")
+    top = box.bounding_box()["y"]
+    places = [box.locator("thead tr").nth(n).bounding_box() for n in (0, 1)]
+    assert places[0]["y"] == pytest.approx(top, abs=2)
+    assert places[1]["y"] >= places[0]["y"]
+    assert places[1]["y"] < top + 150
+
+
+def test_pictures_are_large_enough_to_read(opened):
+    widths = opened.eval_on_selector_all(
+        ".pictures img", "images => images.map(image => image.getBoundingClientRect().width)"
+    )
+    assert min(widths) >= 440
+
+
+def test_names_of_candidates_break_between_words(opened):
+    names = opened.locator("th.candidate")
+    assert names.first.locator("wbr").count() >= 1
+    assert names.first.text_content() in ("plain/raw", "plain/largest")
+
+
 def test_the_contents_stay_in_sight_on_a_desk(opened):
     opened.evaluate("scrollTo(0, 5000)")
     place = opened.locator("nav[aria-label=Contents] > div").bounding_box()
@@ -146,6 +172,12 @@ def test_the_page_can_be_printed(browser, report, tmp_path):
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
     assert page.locator(".tall").evaluate("box => box.scrollHeight <= box.clientHeight + 1")
+    assert not page.locator("summary", has_text="Look through").first.is_visible()
+    page.set_viewport_size({"width": 700, "height": 900})  # of A4 within its margins
+    wide = page.eval_on_selector_all(
+        ".wide, .tall", "boxes => boxes.map(box => box.scrollWidth - box.clientWidth)"
+    )
+    assert max(wide) <= 1
     page.pdf(path=tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").stat().st_size > 10_000
     page.close()

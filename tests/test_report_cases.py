@@ -13,11 +13,12 @@ from conftest import ball, geometries, grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from mist_core.errors import DataError
 from mist_core.io import Volume
 from mist_core.pictures import COLOURS, colour_of, rgb, shown_slice
-from mist_core.report import viewer
+from mist_core.report import figures, viewer
 from mist_core.report.cases import (
     PANEL,
     SPACE,
@@ -530,3 +531,25 @@ def test_a_case_with_many_small_labels_stays_small():
     classes = {f"class {n}": [n] for n in range(1, 39)}
     made = scene("x", compare("x", volume(np.ones((100, 150, 150))), *labels, classes))
     assert np.prod(made["size"]) <= viewer.MOST_VOXELS[-1]
+
+
+def test_a_page_of_200_cases_and_12_classes_stays_under_15_mb():
+    """Eight cases are shown, and every class has a panel of each kind, with 8 candidates."""
+    generator = np.random.default_rng(0)
+    reference = ball(grid((120, 192, 192)), 0.3)
+    noise = ndimage.gaussian_filter(generator.normal(0, 1, reference.array.shape), 1.5)
+    image = Volume((100 + 100 * noise).astype(np.float32), reference.geometry)
+    prediction = Volume(np.roll(reference.array, 3, 2), reference.geometry)
+    case = compare("x", image, reference, prediction, {"a": [1]})
+    shown = len(json.dumps(scene("x", case))) + sum(len(p.src) for p in pictures("x", case))
+    scores = generator.beta(9, 1, (8, 200))
+    volumes = generator.uniform(1, 50, (2, 200))
+    panels = (
+        figures.boxes("a", {f"candidate {n}": row for n, row in enumerate(scores)}, "Dice", (0, 1)),
+        figures.histogram("a", scores[0], "Dice", share=True),
+        figures.volumes("a", *volumes),
+        figures.bland_altman("a", *volumes),
+        figures.score_by_volume("a", volumes[0], scores[0], "Dice"),
+    )
+    assert all(len(panel.src) < 120_000 for panel in panels), [len(p.src) for p in panels]
+    assert 8 * shown + 12 * sum(len(panel.src) for panel in panels) < 15_000_000

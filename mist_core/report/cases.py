@@ -35,7 +35,7 @@ DRAWN = 2
 
 PANEL = 440  # pixels of the width of one of two panels
 SPACE = 8
-TEXT = 21  # pixels of the height of letters: 9 of them where the picture is as wide as a phone
+TEXT = 25  # pixels of the height of letters: 10 of them where the picture is as wide as a phone
 LINE = 3  # pixels of the width of a contour
 DASH, DASH_GAP = 9.0, 7.0
 STRIPE = 5

@@ -4,12 +4,14 @@ side.
 Each is an SVG without any date or random name, so that the same numbers give the same picture.
 """
 
-import base64
 import io as byteio
+import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +25,10 @@ from mist_core.pictures import COLOURS
 WIDTH = 3.6  # inches, of 100 pixels
 INK, GREY, PALE = "#1f2933", "#616e7c", "#d9dee4"
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-MOST_VECTORS = 1500  # points of a panel: more are one picture
+MOST_VECTORS = 400  # points of a panel: more are one picture
+UNQUOTED = " /:;=,+().-{}*"  # that may stand in the address of a picture
+LETTERS = 46  # of a line of a panel
+FAR = 3.0  # lengths of a box from it: what is farther must not crush the rest
 MARKS = "osD^vP*"
 STYLE: Any = {
     "svg.fonttype": "none",  # letters stay letters, of the reader's own font
@@ -32,9 +37,6 @@ STYLE: Any = {
     "font.size": 10,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -55,20 +57,35 @@ class Panel:
 
     src: str  # data URI
     alt: str
+    title: str
     width: int  # pixels
     height: int
 
 
-def _drawn(height: float, alt: str, draw: Callable[[Axes], None]) -> Panel:
+def _drawn(title: str, height: float, alt: str, draw: Callable[[Axes], None]) -> Panel:
     """What ``draw`` makes on axes that are ``height`` inches high."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure.subplots())
         stream = byteio.BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, dpi=150)
-    text = base64.b64encode(stream.getvalue()).decode()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, dpi=110)
+    text = quote(_slim(stream.getvalue().decode()), safe=UNQUOTED)  # shorter than base 64
     size = round(WIDTH * 100), round(height * 100)
-    return Panel(f"data:image/svg+xml;base64,{text}", alt, *size)
+    return Panel(f"data:image/svg+xml;charset=utf-8,{text}", alt, title, *size)
+
+
+def _slim(svg: str) -> str:
+    """The same picture in half the letters: hundredths of a point are enough, and points
+    share their style.
+    """
+    svg = re.sub(r"<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    styles = dict.fromkeys(re.findall(r'<use [^>]*?style="([^"]*)"', svg))
+    for number, style in enumerate(styles):
+        svg = svg.replace(f' style="{style}"/>', f' class="s{number}"/>')
+    rules = "".join(f".s{number}{{{style}}}" for number, style in enumerate(styles))
+    svg = svg.replace("</style>", f"{rules}</style>", 1)
+    coordinates = re.compile(r'( (?:d|x|y|transform|points)=")([^"]*)(")')
+    return coordinates.sub(lambda m: m[1] + re.sub(r"(\.\d\d)\d+", r"\1", m[2]) + m[3], svg)
 
 
 def boxes(
@@ -79,14 +96,21 @@ def boxes(
     found = [_numbers(rows[name]) for name in names]
     medians = [f"{np.median(v):.3g}" if v.size else "none" for v in found]
     said = ", ".join(f"{n} {m}" for n, m in zip(names, medians, strict=True))
+    top = np.inf if limits else _end_of(found)
+    beyond = [int((values > top).sum()) for values in found]
+    written = [
+        _wrapped(name + (f" ({n} beyond)" if n else ""))
+        for name, n in zip(names, beyond, strict=True)
+    ]
+    many = sum(values.size for values in found) > MOST_VECTORS
     generator = np.random.default_rng(0)
 
     def draw(axes: Axes) -> None:
-        for place, (name, values) in enumerate(zip(names, found, strict=True)):
+        for place, values in enumerate(found):
             jitter = place + generator.uniform(-0.16, 0.16, values.size)
             axes.scatter(
                 values, jitter, s=11, color=COLOURS[place % len(COLOURS)], alpha=0.75,
-                edgecolors=INK, linewidths=0.3, zorder=2, rasterized=values.size > MOST_VECTORS,
+                edgecolors=INK, linewidths=0.3, zorder=2, rasterized=many,
             )  # fmt: skip
             lines = {"color": INK, "linewidth": 1.1}
             if values.size:
@@ -96,20 +120,44 @@ def boxes(
                     medianprops={"color": INK, "linewidth": 2.2}, zorder=3, manage_ticks=False,
                 )  # fmt: skip
             axes.annotate(
-                _short(name, 44), (0, place - 0.32), xycoords=("axes fraction", "data"),
+                written[place], (0, place - 0.32), xycoords=("axes fraction", "data"),
                 fontsize=9, va="bottom",
             )  # fmt: skip
         axes.set_ylim(len(names) - 0.45, -0.75)
         axes.set_yticks([])
         axes.set_xlabel(label)
-        axes.set_title(title)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         if limits:
             axes.set_xlim(*limits)
+        elif any(beyond):
+            axes.set_xlim(right=top)
 
     alt = f"Box plots of {title}, {label}, with a point for every case; medians: {said}."
-    return _drawn(0.95 + 0.52 * len(names), alt, draw)
+    alt += f" Beyond {top:.3g} lie {sum(beyond)} that are not drawn." if any(beyond) else ""
+    return _drawn(title, 0.75 + _pitch(0.52, written) * len(names), alt, draw)
+
+
+def _end_of(rows: Sequence[NDArray[np.float64]]) -> float:
+    """Where an axis ends: at the farthest value of any row, unless it is FAR from every box."""
+    ends = []
+    for values in rows:
+        if values.size:
+            first, last = np.percentile(values, (25, 75))
+            ends.append(float(min(values.max(), last + FAR * (last - first))))
+    farthest = max((float(values.max()) for values in rows if values.size), default=np.inf)
+    end = 1.05 * max(ends, default=np.inf)
+    return end if 0 < end < farthest else np.inf
+
+
+def _wrapped(name: str) -> str:
+    """All of a long name, in several lines."""
+    return "\n".join(textwrap.wrap(name, LETTERS)) or name
+
+
+def _pitch(inches: float, written: Sequence[str]) -> float:
+    """The height of a row that leaves room for the longest name."""
+    return inches + 0.25 * max((words.count("\n") for words in written), default=0)
 
 
 def histogram(title: str, values: Sequence[float], label: str, share: bool) -> Panel:
@@ -129,13 +177,12 @@ def histogram(title: str, values: Sequence[float], label: str, share: bool) -> P
         axes.set_ylabel("cases")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0, top)
-        axes.set_title(title)
 
     alt = (
         f"Histogram of {label} of {title}: {numbers.size} cases, most of them, "
         f"{counts[fullest]}, from {edges[fullest]:.2g} to {edges[fullest + 1]:.2g}."
     )
-    return _drawn(2.5, alt, draw)
+    return _drawn(title, 2.3, alt, draw)
 
 
 def volumes(title: str, reference: Sequence[float], prediction: Sequence[float]) -> Panel:
@@ -151,11 +198,10 @@ def volumes(title: str, reference: Sequence[float], prediction: Sequence[float])
         axes.set_xlabel("reference / mL")
         axes.set_ylabel("prediction / mL")
         axes.legend(loc="upper left")
-        axes.set_title(title)
 
     r = f", correlation {np.corrcoef(x, y)[0, 1]:.3f}" if _varies(x) and _varies(y) else ""
     alt = f"Predicted against reference volume of {title} in mL, {x.size} cases{r}."
-    return _drawn(2.9, alt, draw)
+    return _drawn(title, 2.7, alt, draw)
 
 
 def bland_altman(title: str, reference: Sequence[float], prediction: Sequence[float]) -> Panel:
@@ -184,17 +230,17 @@ def bland_altman(title: str, reference: Sequence[float], prediction: Sequence[fl
                 axes.annotate(
                     f"{word} {value:.3g}", (1, value), xycoords=("axes fraction", "data"),
                     xytext=(0, 2), textcoords="offset points", ha="right", fontsize=8.5,
-                    color=ORANGE,
+                    color=ORANGE, zorder=4,
+                    bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
                 )  # fmt: skip
         axes.set_xlabel("mean of both / mL")
         axes.set_ylabel("prediction - reference / mL")
-        axes.set_title(title)
 
     alt = (
         f"Bland-Altman plot of the volumes of {title}: bias {bias:.3g} mL, limits of agreement "
         f"{low:.3g} to {high:.3g} mL."
     )
-    return _drawn(2.9, alt, draw)
+    return _drawn(title, 2.7, alt, draw)
 
 
 def limits_of_agreement(
@@ -227,39 +273,38 @@ def score_by_volume(
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("reference / mL")
         axes.set_ylabel(label)
-        axes.set_title(title)
 
     left_out = f"; {missing} cases without the class are left out" if missing else ""
-    return _drawn(
-        2.9, f"{label} of {title} against reference volume, {x.size} cases{left_out}.", draw
-    )
+    alt = f"{label} of {title} against reference volume, {x.size} cases{left_out}."
+    return _drawn(title, 2.7, alt, draw)
 
 
 def ranks(candidates: Sequence[Mapping[str, Any]]) -> Panel:
     """Mean rank of every candidate with its interval, the best on top."""
+    names = [_wrapped(f"{place}  {each['strategy']}") for place, each in enumerate(candidates, 1)]
 
     def draw(axes: Axes) -> None:
         for place, each in enumerate(candidates):
             colour = COLOURS[place % len(COLOURS)]
             at = each["average_rank"]
-            axes.barh(place, at, height=0.5, color=colour, alpha=0.85)
             low, high = each.get("ci_low"), each.get("ci_high")
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=INK, linewidth=1.6)
                 axes.plot([low, high], [place, place], "|", color=INK, markersize=8)
+            axes.plot(at, place, "o", color=colour, markeredgecolor=INK, markersize=9)
             axes.annotate(
-                f"{place + 1}  {_short(each['strategy'], 40)}", (0, place - 0.3),
+                names[place], (0, place - 0.3),
                 xycoords=("axes fraction", "data"), fontsize=9, va="bottom",
             )  # fmt: skip
         axes.set_ylim(len(candidates) - 0.4, -0.8)
         axes.set_yticks([])
-        axes.set_xlim(left=0)
+        axes.set_xlim(0.95, len(candidates) + 0.05)
         axes.set_xlabel("mean rank, lower is better")
         axes.grid(visible=False, axis="y")
-        axes.set_title("Mean rank")
 
     said = ", ".join(f"{each['strategy']} {each['average_rank']:.3g}" for each in candidates)
-    return _drawn(0.95 + 0.6 * len(candidates), f"Bars of mean ranks: {said}.", draw)
+    height = 0.75 + _pitch(0.6, names) * len(candidates)
+    return _drawn("Mean rank", height, f"Mean ranks: {said}.", draw)
 
 
 def frequencies(candidates: Sequence[Mapping[str, Any]]) -> Panel:
@@ -310,9 +355,10 @@ def _map(
 ) -> Panel:
     """Coloured cells with a number in each, below the name of their row."""
     size = 9 if len(columns) < 9 else 6.5
+    names = [_wrapped(f"{place}  {name}") for place, name in enumerate(rows, 1)]
 
     def draw(axes: Axes) -> None:
-        for i, name in enumerate(rows):
+        for i, name in enumerate(names):
             for j, text in enumerate(cells[i]):
                 axes.add_patch(
                     mpl.patches.Rectangle(
@@ -324,7 +370,7 @@ def _map(
                     j, i + 0.1, text, ha="center", va="center", fontsize=size,
                     color="white" if dark else INK,
                 )  # fmt: skip
-            axes.text(-0.48, i - 0.22, f"{i + 1}  {_short(name, 42)}", fontsize=9, va="bottom")
+            axes.text(-0.48, i - 0.22, name, fontsize=9, va="bottom")
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.55, -0.7)
         axes.set_xticks(range(len(columns)), columns)
@@ -333,9 +379,8 @@ def _map(
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[["left", "bottom"]].set_visible(False)
-        axes.set_title(title)
 
-    return _drawn(0.95 + 0.6 * len(rows), alt, draw)
+    return _drawn(title, 0.75 + _pitch(0.6, names) * len(rows), alt, draw)
 
 
 def curves(
@@ -354,9 +399,8 @@ def curves(
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(ncols=2)
-        axes.set_title(title)
 
-    return _drawn(2.7, f"{label} by epoch of {title}; at the end: {ends}.", draw)
+    return _drawn(title, 2.5, f"{label} by epoch of {title}; at the end: {ends}.", draw)
 
 
 def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
@@ -381,8 +425,3 @@ def _pairs(
 
 def _varies(values: NDArray[np.float64]) -> bool:
     return values.size > 1 and float(np.ptp(values)) > 0
-
-
-def _short(name: str, most: int) -> str:
-    """A long name without its middle."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"

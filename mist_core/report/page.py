@@ -48,6 +48,7 @@ BESIDE = (
 COUNTS = ("tp", "fp", "fn", "tn")
 ML = 1000.0  # mm3
 MOST_BOXES = 8  # candidates side by side
+MOST_CLASSES = 12  # that have panels of their own
 NO_NUMBER = "\N{EN DASH}"
 TIMES = " \N{MULTIPLICATION SIGN} "
 # What is asked of an evaluation, the section that answers it, and how.
@@ -144,6 +145,7 @@ def render(run: Run, shown: Sequence[Shown] = ()) -> str:
         table=score_table(run.candidates),
         columns=columns(run.candidates),
         grouped=grouped(columns(run.candidates)),
+        drawn=drawn_classes(best, key),
         boxes=box_panels(run, key),
         histograms=histogram_panels(best, key),
         volumes=volume_panels(best, key),
@@ -401,10 +403,22 @@ def case_rows(run: Run, key: str) -> list[dict[str, Any]]:
     return rows
 
 
+def drawn_classes(candidate: Candidate, key: str) -> list[str]:
+    """The classes that have panels: all, or as many of those with the worst means, as a page of a
+    hundred classes would be too large to open.
+    """
+    sign = -1 if better(key) == "lower" else 1
+    found = {name: candidate.summary_of(name, key) for name in candidate.classes}
+    means = {name: sign * each.mean if each else nan for name, each in found.items()}
+    ordered = sorted(means, key=lambda name: (not isnan(means[name]), means[name]))
+    return [name for name in candidate.classes if name in ordered[:MOST_CLASSES]]
+
+
 def box_panels(run: Run, key: str) -> list[Panel]:
     """The headline of the best candidates by class; then HD95 and NSD of the best one."""
     best, shown = run.best, run.candidates[:MOST_BOXES]
     limits = (-0.03, 1.03) if unit(key) == "" else None
+    classes = drawn_classes(best, key)
     label = f"{title(key)}{_of(key)}"
     panels = [
         figures.boxes(
@@ -413,15 +427,15 @@ def box_panels(run: Run, key: str) -> list[Panel]:
             label,
             limits,
         )
-        for name in best.classes
+        for name in classes
     ]
     for metric in ("haus95", "surf_dice"):
         if metric != key and best.has(metric):
-            rows = {name: [s.value for s in best.scores(name, metric)] for name in best.classes}
+            rows = {name: [s.value for s in best.scores(name, metric)] for name in classes}
             share = (-0.03, 1.03) if unit(metric) == "" else None
             panels.append(
                 figures.boxes(
-                    f"{title(metric)}, all classes", rows, f"{title(metric)}{_of(metric)}", share
+                    f"{title(metric)}, class by class", rows, f"{title(metric)}{_of(metric)}", share
                 )
             )
     return panels
@@ -438,7 +452,7 @@ def histogram_panels(candidate: Candidate, key: str) -> list[Panel]:
         figures.histogram(
             name, [s.value for s in candidate.scores(name, key)], f"{title(key)}{_of(key)}", share
         )
-        for name in candidate.classes
+        for name in drawn_classes(candidate, key)
     ]
 
 
@@ -447,7 +461,7 @@ def volume_panels(candidate: Candidate, key: str) -> list[tuple[str, list[Panel]
     if not (candidate.has("volume_reference") and candidate.has("volume_prediction")):
         return []
     found = []
-    for name in candidate.classes:
+    for name in drawn_classes(candidate, key):
         by_case = {s.case: s.value for s in candidate.scores(name, key)}
         reference, prediction = (
             {s.case: s.value / ML for s in candidate.scores(name, metric) if s.status != "failed"}
@@ -513,14 +527,13 @@ def experiment(run: Run, name: str) -> dict[str, Any]:
         "epochs": " to ".join(map(str, sorted({min(done), max(done)}) if done else [train.epochs])),
         "steps": next((r[0]["steps"] for r in folds.values() if r), train.steps_per_epoch),
         "patches": patches,
-        "plan": run.plans.get(name, run.plan),
+        "patch": in_x(run.plans.get(name, run.plan).spatial_config.patch_size),
         "optimizer": f"{train.optimizer}, {train.learning_rate:g}, {train.lr_scheduler}",
         "augmentation": train.augmentation,
         "mirrored": "".join(train.mirrored_axes) or "none",
         "seed": train.seed,
         "folds": len(folds) or len(run.folds),
-        "seconds": sum(seconds) if seconds else nan,
-        "models": run.models.get(name, {}),
+        "time": hours(sum(seconds) if seconds else nan),
     }
 
 
