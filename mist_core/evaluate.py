@@ -18,6 +18,7 @@ from mist_core.labels import without
 from mist_core.metrics import Chosen, LabelPair, MaskPair, choose, resolve
 from mist_core.metrics.instances import kind_of
 from mist_core.metrics.lesionwise import find_lesions
+from mist_core.results import COUNTED
 
 Classes = Mapping[str, EvaluatedClass]
 Rows = list[dict[str, Any]]
@@ -249,12 +250,6 @@ def _statistics(values: Sequence[float]) -> list[float]:
         return [float(used.mean()), float(used.std()), *quartiles.tolist()]
 
 
-COUNTED = {
-    "n_absent": "both_empty",
-    "n_missed": "prediction_empty",
-    "n_invented": "reference_empty",
-    "n_failed": "failed",
-}
 SUMMARY_COLUMNS = (
     *("class", "metric", "unit", "mean", "ci_low", "ci_high", "std", "q25", "median", "q75"),
     *("min", "max", "n_used", "n", *COUNTED, "definition"),
