@@ -516,10 +516,10 @@ def way_to_combine(wildcards):
 def folders_to_combine(wildcards):
     """Where the predictions lie that an ensemble combines."""
     own = ENSEMBLES[wildcards.experiment]
-    inside = "/probabilities" if own.backend == "mean" else ""
+    inside = "probabilities" if own.backend == "mean" else ""
+    part = f"predictions/{raw_part_of(wildcards)}"
     return [
-        f"{CONFIG.results}/{name}/predictions/{raw_part_of(wildcards)}{inside}"
-        for name in own.experiments
+        str(Path(CONFIG.results) / name / part / inside) for name in own.experiments
     ]
 
 
