@@ -37,6 +37,11 @@ QUIET = (
 )
 
 
+def pytest_collection_modifyitems(items):
+    """Whole workflows first: they take longest, and other tests fill the time beside them."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, driven by Playwright; skips where there is none."""

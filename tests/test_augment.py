@@ -529,7 +529,7 @@ def test_low_resolution_is_that_of_two_interpolations(seed, share, size):
 
 def test_thick_slices_are_not_interpolated():
     before = torch.arange(9.0)[:, None, None].expand(1, 9, 8, 7)
-    assert torch.equal(low_resolution(before, np.array([0.5]), thick=0), before)
+    torch.testing.assert_close(low_resolution(before, np.array([0.5]), thick=0), before)
     data = Batch(before[None], torch.zeros((1, 9, 8, 7), dtype=torch.uint8))
     for seed in range(5):
         found = changed(seed, THICK, data, low_resolution=1, rotation=1).images[0, 0]

@@ -232,5 +232,5 @@ def test_what_training_does_not_obey_may_differ(tmp_path):
 
 
 def test_a_folder_or_a_path_without_models_is_named(tmp_path):
-    assert "expected models fold_<k>.pt, found none" in one_line(tmp_path)
+    assert "expected models fold_<k>.pt or .onnx, found none" in one_line(tmp_path)
     assert "expected a model file, found none" in one_line(tmp_path / "none.pt")

@@ -83,6 +83,7 @@ def test_folds_are_chosen_and_no_licence_is_said(results, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_onnx_files_take_no_gpu(results, tmp_path, monkeypatch):
     """Not even one that there is, of which the lock would be taken."""
     done("package", "--models-dir", results / "models", "--onnx", tmp_path / "onnx")

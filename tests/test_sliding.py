@@ -237,6 +237,7 @@ def test_every_voxel_is_in_one_cell(size, patch_size, overlap):
     assert (count == 1).all()
 
 
+@settings(max_examples=30)
 @given(SIZES, PATCHES, st.sampled_from([0.0, 0.25, 0.5, 0.9]))
 def test_a_window_touches_the_cells_that_it_shows_something_of(size, patch_size, overlap):
     grid = WindowGrid.over(size, patch_size, overlap)

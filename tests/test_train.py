@@ -600,7 +600,7 @@ def weights_of(path):
     return torch.load(path, weights_only=True)["weights"]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_run_ends_with_the_same_weights(script, tmp_path, kills):
     long = {"steps_per_epoch": 50, "epochs": 4, "ema": 0.9, "checkpoint_minutes": 0.2 / 60}
     assert script(1, "whole", **long).returncode == 0
@@ -680,6 +680,7 @@ def test_settings_survive_the_way_through_the_script():
     assert Train(**json.loads(SHORT.model_dump_json())) == SHORT
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_whole_batch(script, tmp_path):
     """Gradients and losses are means: parts of a batch give what the whole one gives. Then they go
     on together, and stop together when the time is over.
