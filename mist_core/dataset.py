@@ -24,6 +24,12 @@ KEYS = (
 )
 # Names of the summary rows of results.csv; a case of that name would be lost among them.
 RESERVED_IDS = ("Mean", "Std", "25th Percentile", "Median", "75th Percentile")
+COUNTED = {  # columns of a summary, and the status of the scores that each counts
+    "n_absent": "both_empty",
+    "n_missed": "prediction_empty",
+    "n_invented": "reference_empty",
+    "n_failed": "failed",
+}
 # Words by which MR shows in the name of a channel: t1, t1w, t1ce, t1gd, t2f and so on among them.
 MR_WORD = re.compile(r"mri?|t[12][a-z]*|flair|adc|dwi|swi|pdw?|dce")
 # Endings of files that lie beside images and are none: notes, and the voxels of a .mhd or .nhdr.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mist_core.config import Evaluate, EvaluatedClass
-from mist_core.dataset import RESERVED_IDS
+from mist_core.dataset import COUNTED, RESERVED_IDS
 from mist_core.errors import DataError, raise_all
 from mist_core.geometry import Geometry
 from mist_core.io import Volume
@@ -18,7 +18,6 @@ from mist_core.labels import without
 from mist_core.metrics import Chosen, LabelPair, MaskPair, choose, resolve
 from mist_core.metrics.instances import kind_of
 from mist_core.metrics.lesionwise import find_lesions
-from mist_core.results import COUNTED
 
 Classes = Mapping[str, EvaluatedClass]
 Rows = list[dict[str, Any]]

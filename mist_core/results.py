@@ -16,12 +16,6 @@ from mist_core.ranking import settled
 
 Rows = Sequence[Mapping[str, str]]
 SHOWN = 5  # names in a message
-COUNTED = {  # columns of a summary, and the status of the scores that each counts
-    "n_absent": "both_empty",
-    "n_missed": "prediction_empty",
-    "n_invented": "reference_empty",
-    "n_failed": "failed",
-}
 
 
 @dataclass(frozen=True)

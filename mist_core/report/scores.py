@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mist_core.dataset import RESERVED_IDS
+from mist_core.dataset import COUNTED, RESERVED_IDS
 from mist_core.files import read_rows
 from mist_core.metrics import Chosen, LabelPair, lowest_best, metric_of, resolve, split_column
-from mist_core.results import COUNTED
 
 Row = Mapping[str, str]
 Rows = Sequence[Row]
