@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
-from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.intp]
@@ -23,6 +21,14 @@ EXACT = 50  # patients up to which the signed-rank test is exact
 JUST_BEHIND = 1e-6  # of the largest value of a column: a missing one, behind the worst
 BLOCK = 2**22  # numbers that a block of bootstraps may take at once
 CACHED = 2**16  # numbers that stay near the processor
+
+
+def _ranks_of(values: Array, axis: int | None = None) -> Array:
+    """Ranks, 1 for the lowest; ties share the mean of theirs, a NaN makes all NaN."""
+    from scipy.stats import rankdata  # noqa: PLC0415 (a second, also where tables are wrong)
+
+    ranks: Array = rankdata(values, axis=axis)
+    return ranks
 
 
 # --- values ------------------------------------------------------------------------------------
@@ -69,7 +75,7 @@ def patient_ranks(values: Array, weights: Array, patients: Numbers) -> Array:
 
     Ties share the mean of their ranks. NaN for a patient of whom no cell is left.
     """
-    ranks = rankdata(values, axis=0)
+    ranks = _ranks_of(values, axis=0)
     of_cell = np.where(np.isnan(values[0]), 0, weights)  # (cases, columns)
     belongs = np.eye(patients.max() + 1)[patients]  # (cases, patients)
     sums = (np.nan_to_num(ranks) * of_cell).sum(axis=2) @ belongs
@@ -121,7 +127,7 @@ def aggregate_then_rank(
             means = _rounded(drawn @ (finite / scale).T / (drawn @ known)[:, None])
         for sign in (-np.inf, np.inf):
             means[drawn @ (column == sign).T.astype(float) > 0] = sign
-        columns.append(rankdata(means, axis=1))
+        columns.append(_ranks_of(means, axis=1))
     return _mean_of_columns(columns, weights)
 
 
@@ -142,7 +148,7 @@ def rank_by_tests(
         known = ~np.isnan(column[0])
         p = p_values(column[:, known], None if counts is None else counts[:, known])
         wins = (holm(p) <= alpha).sum(axis=2)
-        ranks = rankdata(-wins, axis=1)
+        ranks = _ranks_of(-wins, axis=1)
         seen = known.any() if counts is None else counts[:, known].sum(axis=1) > 0
         columns.append(np.where(np.reshape(seen, (-1, 1)), ranks, np.nan))
     return _mean_of_columns(columns, weights)
@@ -216,11 +222,13 @@ def signed_rank(difference: Array, counts: Array | None = None) -> tuple[Array, 
     are left out; without any other difference p is 1. Exact for up to 50 differences taken once,
     with ties, too; else the normal approximation, its variance corrected for ties.
     """
+    from scipy.special import ndtr  # noqa: PLC0415 (see _ranks_of)
+
     kept = np.flatnonzero(difference)
     kept = kept[np.argsort(np.abs(difference[kept]), kind="stable")]
     moved = difference[kept]
     if counts is None and 0 < moved.size <= EXACT:
-        return _exact_signed_rank(rankdata(np.abs(moved)), moved > 0)
+        return _exact_signed_rank(_ranks_of(np.abs(moved)), moved > 0)
     # Bootstraps come last here: sums over patients then run over long rows.
     drawn = np.ones((moved.size, 1)) if counts is None else counts.T[kept]
     if moved.size == 0:
@@ -282,7 +290,7 @@ def effect_size(difference: Array) -> float:
     moved = difference[difference != 0]
     if moved.size == 0:
         return 0.0
-    ranks = rankdata(np.abs(moved))
+    ranks = _ranks_of(np.abs(moved))
     return float(-(ranks * np.sign(moved)).sum() / ranks.sum())
 
 
@@ -371,5 +379,4 @@ def kendall_tau(first: Array, second: Array) -> Array:
 
 def final_ranks(scores: Array) -> Array:
     """Rank of each candidate by its score, along the last axis; ties share the mean."""
-    ranks: Array = rankdata(scores, axis=-1)
-    return ranks
+    return _ranks_of(scores, axis=-1)

@@ -55,7 +55,9 @@ def back_from(done, labels):
     return restore(certain(done.labels, len(labels)), origin, labels).array
 
 
-@pytest.mark.parametrize("name", ["semantic", "unmatched_instance"])
+@pytest.mark.parametrize(
+    "name", ["semantic", pytest.param("unmatched_instance", marks=pytest.mark.slow)]
+)
 def test_sagittal_label_maps_come_back_as_they_were(shared, name):
     """Their axes run superior-inferior, right-left and posterior-anterior; 17 thick slices."""
     mask = read_labels(shared / f"data/spine/{name}/ref.nii.gz")
@@ -94,7 +96,7 @@ def test_a_label_map_of_the_same_scan_is_accepted_with_its_float_noise(shared):
 def test_hippocampus_goes_through_both_the_converter_and_the_analysis(shared, tmp_path):
     source = shared / "data/Task04_Hippocampus"
     mist("convert_msd", "--source", source, "--output", tmp_path / "data", "--link", cwd=tmp_path)
-    limit = ("--config", "limit_cases=20")
+    limit = ("--config", "limit_cases=8")
     data = tmp_path / "data/dataset.json"
     mist("analyze", "--data", data, "--results", "converted", *limit, cwd=tmp_path)
     mist("analyze", "--data", source, "--results", "direct", *limit, cwd=tmp_path)
@@ -105,7 +107,7 @@ def test_hippocampus_goes_through_both_the_converter_and_the_analysis(shared, tm
     assert direct["spatial_config"]["target_spacing"] == [1.0, 1.0, 1.0]
     tables = [read_rows(tmp_path / name / "train_paths.csv") for name in both]
     ids = [[row["id"] for row in rows] for rows in tables]
-    assert len(ids[0]) == 20
+    assert len(ids[0]) == 8
     assert ids[0] == ids[1]
 
 

@@ -49,7 +49,7 @@ def origin_of(geometry, spacing):
 SPACINGS = st.tuples(*[st.sampled_from([0.6, 1.0, 1.7])] * 3)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(geometries(low=2, high=9), SPACINGS, st.sampled_from([(3, 4, 5), (8, 8, 8), (2, 2, 2)]))
 def test_cell_by_cell_is_what_interpolation_at_once_gives(geometry, spacing, patch_size):
     origin = origin_of(geometry, spacing)

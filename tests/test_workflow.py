@@ -30,9 +30,11 @@ TINY = {
     "analyze": {"folds": 2, "patch_size": [16, 16, 16]},
     "train": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 1},
     "predict": {"flips": False, "overlap": 0.0},
-    "postprocess": {"strategies": ["strategies/s1.json", "strategies/s2.json"]},
-    "experiments": {"a": {}, "b": {"train": {"learning_rate": 0.002}}},
+    "postprocess": {"strategies": []},
+    "experiments": {"a": {}},
 }
+BOTH = {"a": {}, "b": {"train": {"learning_rate": 0.002}}}
+STRATEGIES = {"strategies": ["strategies/s1.json", "strategies/s2.json"]}
 TEST_FILE = "test_01.nii.gz"
 SMALL = [{"transform": "remove_small_objects", "apply_to_labels": [-1], "per_label": True}]
 
@@ -170,54 +172,51 @@ OF_ONE_EXPERIMENT = {
     "evaluate": 3,
 }
 OF_ALL = {"rank": 1, "report": 1}
-OF_BOTH = {rule: 2 * count for rule, count in OF_ONE_EXPERIMENT.items()}
 GATHER = {"gather_cases": 1}
 ON_THE_GRID = {"analyze": 1, "preprocess": 3, "gather_arrays": 1, "gather_test_arrays": 1}
 
 
-@pytest.mark.parametrize(
-    "executor",
-    ["local", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cluster", "slurm"))],
-)
-def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, executor, request):
+EXECUTORS = [
+    "local",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("cluster", "slurm")),
+]
+
+
+@pytest.fixture
+def project_of(tmp_path, executor, request):
+    """A project whose jobs an executor runs."""
     options = {"local": ("--cores", "2"), "cluster": CLUSTER, "slurm": SLURM}[executor]
     if executor == "slurm":
         request.getfixturevalue("slurm")
-    project = Project(tmp_path, options=options)
+    return Project(tmp_path, options=options)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_each_change_reruns_what_depends_on_it_and_nothing_else(project_of):
+    project = project_of
     data, results = project.folder / "data", project.folder / "results"
-    once = {"fingerprint": 2, "test_paths": 1, "keep_strategy": 4}
-    assert project.jobs() == once | ON_THE_GRID | OF_BOTH | GATHER | OF_ALL
+    project.config["postprocess"] = STRATEGIES
+    project.config["analyze"]["target_spacing"] = [1.5, 1.5, 1.5]
+    once = {"fingerprint": 2, "test_paths": 1} | ON_THE_GRID
+    new = OF_ONE_EXPERIMENT | {"keep_strategy": 2}
+    assert project.jobs() == once | new | GATHER | OF_ALL
 
-    for path in [*data.rglob("*.nii.gz"), *project.folder.glob("strategies/*")]:
-        path.touch()
-    assert project.jobs() == {}
-
+    # None of the three needs anything of the others.
     project.write_strategy("s1", [*SMALL, *SMALL])
-    of_strategy = {"postprocess": 2 * 3, "evaluate": 2, "keep_strategy": 2}
-    assert project.jobs() == of_strategy | GATHER | OF_ALL
-
-    project.config["evaluate"] = {"metrics": {"dice": {}, "haus95": {}}}
-    assert project.jobs() == {"evaluate": 6} | OF_ALL
-
-    project.config["evaluate"]["classes"] = {"whole": [1, 2, 4]}
-    assert project.jobs() == {"evaluate": 6} | OF_ALL
-
-    # Neither needs anything of the other.
     project.config["analyze"]["data_dump"] = True
     project.config["rank"] = {"weights": {"dice": 2}}
-    assert project.jobs() == {"describe": 2, "data_dump": 1} | OF_ALL
+    of_strategy = {"postprocess": 3, "evaluate": 1, "keep_strategy": 1}
+    of_dump = {"describe": 2, "data_dump": 1}
+    assert project.jobs() == of_strategy | of_dump | GATHER | OF_ALL
 
-    project.config["experiments"]["b"]["train"]["epochs"] = 2
-    assert project.jobs() == OF_ONE_EXPERIMENT | GATHER | OF_ALL
+    project.config["evaluate"] = {"metrics": {"dice": {}, "haus95": {}}}
+    assert project.jobs() == {"evaluate": 3} | OF_ALL
 
-    del project.config["experiments"]["b"]
-    assert project.jobs() == GATHER | OF_ALL
+    project.config["experiments"] = BOTH
+    assert project.jobs() == new | GATHER | OF_ALL
 
-    project.config["analyze"]["target_spacing"] = [1.5, 1.5, 1.5]
-    dump = {"data_dump": 1}  # it names the resampled size
-    assert project.jobs() == ON_THE_GRID | dump | OF_ONE_EXPERIMENT | GATHER | OF_ALL
-
-    # The target spacing is fixed now, so another case leaves the plan as it is.
+    # The target spacing is fixed, so another case leaves the plan as it is.
+    project.config["experiments"] = {"a": {}}
     before, files = project.folds(), project.made()
     project.add("train", "case_00", like="demo_01")
     jobs = project.jobs()
@@ -250,34 +249,55 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
     assert project.jobs() == of_test | {"test_paths": 1, "report": 1} | GATHER
     assert {Path(p).name.split(".")[0] for p in project.changed(files)} == {"test_07"}
 
-    shutil.rmtree(data / "train/case_00")
-    files = project.made()
-    of_chunk = {"fingerprint": 1, "analyze": 1, "preprocess": 1, "gather_arrays": 1}
-    of_chunk |= {"describe": 1, "data_dump": 1}
-    assert project.jobs() == of_chunk | OF_ONE_EXPERIMENT | {"train": 1} | GATHER | OF_ALL
-    assert not [p for p in project.changed(files) if p.startswith("numpy")]
-    assert not list((project.folder / "numpy").rglob("case_00*"))
-
+    # What is lost is made again, and what was made from it before is as good as it was.
     files = project.made()
     (results / "a/predictions/test/test_01.nii.gz").unlink()
     (results / "a/results.csv").unlink()
     (results / "report.html").unlink()
-    missing = {"predict_test": 1, "postprocess": 2, "evaluate": 1, "gather_predicted_tests": 1}
-    assert project.jobs() == missing | GATHER | OF_ALL
-    assert {Path(p).name for p in project.changed(files)} == {"test_01.nii.gz"}
-
-    # A lost array is made again, and what was made from it before is as good as it was.
-    files = project.made()
     (project.folder / "numpy/images/demo_01.npy").unlink()
-    assert project.jobs() == {"preprocess": 1, "gather_arrays": 1}
-    assert {Path(p).stem for p in project.changed(files)} == {"demo_01"}
+    missing = {"predict_test": 1, "postprocess": 2, "evaluate": 1, "gather_predicted_tests": 1}
+    missing |= {"preprocess": 1, "gather_arrays": 1}
+    assert project.jobs() == missing | GATHER | OF_ALL
+    assert {Path(p).name for p in project.changed(files)} == {"test_01.nii.gz", "demo_01.npy"}
 
-    if executor == "local":  # the rest takes minutes: before a release, by the slow variants
-        return
+    for path in [*data.rglob("*.nii.gz"), *project.folder.glob("strategies/*")]:
+        path.touch()
+    assert project.jobs() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_changes_of_grid_classes_cases_and_search_rerun_what_depends_on_them(project_of):
+    project = project_of
+    results = project.folder / "results"
+    project.config |= {"experiments": BOTH, "postprocess": STRATEGIES}
+    project.jobs()
+
+    project.config["evaluate"] = {"classes": {"whole": [1, 2, 4]}}
+    assert project.jobs() == {"evaluate": 6} | OF_ALL
+
+    project.config["experiments"] = {"a": {}, "b": {"train": {"epochs": 2}}}
+    assert project.jobs() == OF_ONE_EXPERIMENT | GATHER | OF_ALL
+
+    project.config["experiments"] = {"a": {}}
+    assert project.jobs() == GATHER | OF_ALL
+
+    project.config["analyze"]["target_spacing"] = [1.5, 1.5, 1.5]
+    assert project.jobs() == ON_THE_GRID | OF_ONE_EXPERIMENT | GATHER | OF_ALL
+
+    project.add("train", "case_00", like="demo_01")
+    project.jobs()
+    shutil.rmtree(project.folder / "data/train/case_00")
+    files = project.made()
+    of_chunk = {"fingerprint": 1, "analyze": 1, "preprocess": 1, "gather_arrays": 1}
+    assert project.jobs() == of_chunk | OF_ONE_EXPERIMENT | {"train": 1} | GATHER | OF_ALL
+    assert not [p for p in project.changed(files) if p.startswith("numpy")]
+    assert not list((project.folder / "numpy").rglob("case_00*"))
+
     # One strategy is tried for the two chunks of the training cases; what is chosen is taken for
     # these and made for the test cases.
     search = {"keep_largest": ["none", "label"], "min_volume_mm3": [0], "fill_holes": [False]}
-    project.config["postprocess"] |= {"auto": True, "search": search}
+    project.config["postprocess"] = STRATEGIES | {"auto": True, "search": search}
     chosen = {"choose": 1, "postprocess": 3, "evaluate": 1}
     tried = {"tried": 1, "postprocess": 2 + 3, "evaluate": 1 + 1}
     assert project.jobs() == chosen | tried | GATHER | OF_ALL
@@ -302,7 +322,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(tmp_path, execut
 
 @pytest.mark.slow
 def test_strategies_may_look_at_probabilities_and_be_of_the_users_own(project):
-    del project.config["experiments"]["b"]
+    project.config["postprocess"] = STRATEGIES
     project.jobs()
     (project.folder / "my_steps.py").write_text(
         "def only(labels, mask, *, keep):\n    return labels * (labels == keep)\n"
@@ -343,7 +363,7 @@ def test_strategies_may_look_at_probabilities_and_be_of_the_users_own(project):
 @pytest.mark.slow
 def test_experiments_are_combined_and_the_ensemble_is_scored_as_they_are(project):
     """Other weights make the ensemble again and what follows from it, and nothing else."""
-    project.config["postprocess"]["strategies"] = []
+    project.config["experiments"] = BOTH
     members = {"experiments": ["b", "a"], "backend": "majority_vote"}
     project.config["ensemble"] = {"both": members}
     code, output, jobs = project.run()
@@ -375,9 +395,8 @@ def test_experiments_are_combined_and_the_ensemble_is_scored_as_they_are(project
 @pytest.mark.slow
 def test_an_ensemble_follows_its_experiments(project):
     """Here one of probabilities, on the grid of the scanner, whatever grid a network sees."""
-    project.config["postprocess"]["strategies"] = []
     project.config["ensemble"] = {"both": {"experiments": ["a", "b"], "backend": "mean"}}
-    project.config["experiments"]["b"]["analyze"] = {"target_spacing": [1.5, 1.5, 1.5]}
+    project.config["experiments"]["b"] = {"analyze": {"target_spacing": [1.5, 1.5, 1.5]}}
     assert project.jobs()["evaluate"] == 3
     # Another case, in one invocation: behind the checkpoints of both.
     project.add("train", "case_00", like="demo_01")
@@ -395,7 +414,8 @@ def test_an_ensemble_follows_its_experiments(project):
 
 @pytest.mark.slow
 def test_an_ensemble_passes_on_what_failed_in_its_experiments(project):
-    project.config["postprocess"]["strategies"].pop()
+    project.config["postprocess"] = {"strategies": ["strategies/s1.json"]}
+    project.config["experiments"] = BOTH
     project.config["ensemble"] = {"both": {"experiments": ["a", "b"]}}
     image = project.folder / "data/test/test_01/t1.nii.gz"
     good = image.read_bytes()
@@ -419,7 +439,7 @@ def test_an_ensemble_passes_on_what_failed_in_its_experiments(project):
 
 @pytest.mark.slow
 def test_many_changes_at_once_are_all_followed(project):
-    project.config["experiments"] = {"a": {}}
+    project.config["postprocess"] = STRATEGIES
     project.jobs()
     project.add("train", "case_00", like="demo_01")
     project.add("test", "test_07", like="test_01")
@@ -434,7 +454,6 @@ def test_many_changes_at_once_are_all_followed(project):
 
 @pytest.mark.slow
 def test_a_stage_that_is_asked_for_again_is_made_again(project):
-    project.config["experiments"] = {"a": {}}
     project.jobs()
     before = project.made()
     # The arrays are what they were, so nothing follows from them.
@@ -457,7 +476,7 @@ def test_code_is_followed_where_the_config_says_so(tmp_path):
     shutil.copy(ROOT / "Snakefile", root)
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project", root)
-    project.config |= {"experiments": {"a": {}}, "track_code": ["preprocess", "postprocess"]}
+    project.config |= {"postprocess": STRATEGIES, "track_code": ["preprocess", "postprocess"]}
     project.jobs()
 
     def edit(module):
@@ -505,7 +524,6 @@ def test_experiments_share_the_grid_unless_they_change_it(project):
 def test_the_cases_of_a_patient_share_a_fold(project):
     rows = [f"demo_{n:02d},{patient}" for n, patient in enumerate("PQPQ", 1)]
     (project.folder / "cases.csv").write_text("\n".join(["id,patient", *rows]) + "\n")
-    project.config |= {"experiments": {"a": {}}}
     project.config["analyze"]["case_table"] = "cases.csv"
     project.jobs()
     folds = project.folds()
@@ -543,7 +561,6 @@ def test_folds_may_have_the_cases_of_every_label_in_equal_parts(project):
 
 @pytest.mark.slow
 def test_results_of_another_dataset_are_not_overwritten(project):
-    project.config["experiments"] = {"a": {}}
     project.jobs()
     before = project.made()
     path = project.folder / "data/dataset.json"
@@ -585,7 +602,7 @@ def test_a_killed_run_goes_on_where_it_was(project):
     again = {Path(path).stem for path in project.changed(before) if path.startswith("numpy")}
     assert not again & finished
     # A model whose job was killed between writing it and ending is not trusted.
-    assert 4 - trained <= jobs["train"] <= 4
+    assert 2 - trained <= jobs["train"] <= 2
     assert jobs["report"] == 1
 
 
@@ -594,7 +611,7 @@ def test_a_killed_training_is_explained_and_goes_on(project):
     """Killed alone, killed and tried again by the same run, and left behind by a killed run."""
     epochs = 200
     project.config["train"] |= {"epochs": epochs, "checkpoint_minutes": 0}
-    project.config |= {"experiments": {"a": {}}, "folds_to_train": [0]}
+    project.config["folds_to_train"] = [0]
     log = project.folder / "results/logs/train/a_fold_0.log"
 
     def start(*more):
@@ -664,14 +681,13 @@ def test_a_wrong_config_and_a_missing_file_are_shown_together_before_any_job(pro
 
 @pytest.mark.slow
 def test_an_edited_description_is_noticed(project):
-    project.config["experiments"] = {"a": {}}
     assert project.jobs()["train"] == 2
     path = project.folder / "data/dataset.json"
     fields = json.loads(path.read_text())
 
     fields["final_classes"] = {"core": [2, 4]}
     path.write_text(json.dumps(fields))
-    assert project.jobs() == {"analyze": 1, "test_paths": 1, "evaluate": 3} | OF_ALL
+    assert project.jobs() == {"analyze": 1, "test_paths": 1, "evaluate": 1} | OF_ALL
 
     fields["images"] = {"t2": ["t2"], "t1": ["t1"]}
     path.write_text(json.dumps(fields))
@@ -681,7 +697,6 @@ def test_an_edited_description_is_noticed(project):
 
 @pytest.mark.slow
 def test_folds_are_chosen_in_their_record_and_not_in_a_table(project):
-    project.config["experiments"] = {"a": {}}
     project.jobs()
     record = project.folder / "results/folds.json"
     folds = json.loads(record.read_text())
@@ -749,8 +764,8 @@ def test_all_bad_files_of_a_dataset_are_shown_together(project):
         shutil.copy(
             project.folder / f"fresh/train/demo_{case}/{name}.nii.gz", train / f"demo_{case}"
         )
-    project.config["experiments"] = {"a": {}}
-    assert project.jobs()["report"] == 1
+    code, output, _ = project.run("--", "preprocessed")
+    assert code == 0, output
 
 
 def test_a_lost_description_is_made_again_for_the_same_data_dump(project):
@@ -778,7 +793,6 @@ def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):
     (test / "test_02/t1.nii.gz").write_bytes(b"nothing")
     shutil.copytree(test / "test_01", test / "test_03")
     (test / "test_03/t2.nii.gz").unlink()
-    project.config["experiments"] = {"a": {}}
     code, output, _ = project.run()
     assert code == 1
     assert "case test_03: data/test/test_03: expected one file with 't2' in its name" in output
@@ -801,7 +815,6 @@ def test_a_bad_test_case_fails_alone_and_the_others_are_finished(project):
 
 def test_the_report_is_told_of_test_cases_that_are_all_bad(project):
     (project.folder / "data/test/test_01/t2.nii.gz").unlink()
-    project.config["experiments"] = {"a": {}}
     _, output, _ = project.run("--dry-run")
     assert "rule gather_predicted_tests:" in output
 
@@ -815,7 +828,6 @@ def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(proje
     (data / "train/bad_mask/mask.nii.gz").write_text("not an image")
     (data / "train/no_image/t1.nii.gz").unlink()
     (data / "test/bad_test/t1.nii.gz").write_text("not an image")
-    project.config |= {"experiments": {"a": {}}}
     project.config["analyze"]["verify"] = "drop"
     code, output, _ = project.run()
     assert code == 0, output
@@ -826,16 +838,15 @@ def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(proje
     names = {path.name for path in (results / "a/predictions").rglob("*.nii.gz")}
     assert names == {f"{i}.nii.gz" for i in (*project.folds(), "test_01")}
     assert set(project.folds()) == {f"demo_0{number}" for number in (1, 2, 3, 4)}
-    assert project.jobs() == {}
 
     (data / "train/bad_mask/mask.nii.gz").write_bytes(good)
-    assert project.jobs()["train"] >= 1
+    shutil.copy(data / "test/test_01/t1.nii.gz", data / "test/bad_test/t1.nii.gz")
+    jobs = project.jobs()
+    assert jobs["train"] >= 1
+    assert jobs["predict_test"] == 1
     assert "bad_mask" in project.folds()
     rows = read_rows(results / "a/results.csv")
     assert "bad_mask" in {row["id"] for row in rows}
-
-    shutil.copy(data / "test/test_01/t1.nii.gz", data / "test/bad_test/t1.nii.gz")
-    assert project.jobs()["predict_test"] == 1
     assert (results / "a/predictions/test/bad_test.nii.gz").exists()
 
 
@@ -862,8 +873,7 @@ def test_cases_may_lack_an_optional_channel(project):
     kept = (data / "train/demo_02/t2.nii.gz").read_bytes()
     for case in ("train/demo_02", "test/test_01"):
         (data / case / "t2.nii.gz").unlink()
-    project.config |= {"experiments": {"a": {}}, "postprocess": {}}
-    project.config["analyze"] |= {"data_dump": True, "target_spacing": [1.5, 1.5, 1.5]}
+        project.config["analyze"] |= {"data_dump": True, "target_spacing": [1.5, 1.5, 1.5]}
     project.jobs()
 
     plan = json.loads((results / "config.json").read_text())
@@ -1046,7 +1056,9 @@ def assert_one_job_at_a_time(taken):
 
 def test_jobs_on_one_machine_have_a_gpu_each(project):
     """Two made-up GPUs: the count of jobs at once follows, and no two of them share a device."""
-    code, output, _ = project.run(CUDA_VISIBLE_DEVICES="4,7")
+    project.config["experiments"] = BOTH
+    models = [f"results/{name}/models/fold_{fold}.pt" for name in BOTH for fold in (0, 1)]
+    code, output, _ = project.run("--", *models, CUDA_VISIBLE_DEVICES="4,7")
     assert code == 0, output
     taken = gpus_taken(project)
     assert len(taken) == 4
@@ -1059,7 +1071,6 @@ def test_jobs_on_one_machine_have_a_gpu_each(project):
 @pytest.mark.usefixtures("slurm")
 def test_a_slurm_cluster_runs_it_all(tmp_path):
     project = Project(tmp_path, options=SLURM)
-    project.config["experiments"] = {"a": {}}
     jobs = project.jobs()
     assert (jobs["train"], jobs["preprocess"], jobs["report"]) == (2, 3, 1)
     assert {gpu for gpu, _, _ in gpus_taken(project)} == {"0", "1"}
@@ -1094,6 +1105,5 @@ rule mine:
     project.command()
     project.options = (*project.options, "--workflow-profile", str(ROOT / "profiles/default"))
     project.root = project.folder
-    project.config["experiments"] = {"a": {}}
     assert project.jobs()["train"] == 2
     assert (project.folder / "mine.csv").read_text().startswith("strategy")
