@@ -568,6 +568,11 @@ def test_one_far_value_crushes_no_box_and_is_told():
     panel = figures.boxes("HD95", far, "HD95 / mm", None)
     assert "organ (1 beyond)" in words_in(panel)
     assert panel.alt.endswith("Beyond 10.5 lie 1 that are not drawn.")
+    spread = figures.histogram("organ", far["organ"], "HD95 / mm", share=False)
+    assert "HD95 / mm (1 beyond)" in words_in(spread)
+    assert "5 cases, most of them, 1, from 0.53 to 1.1." in spread.alt
+    assert spread.alt.endswith("Beyond 10.5 lie 1 that are not drawn.")
+    assert "beyond" not in words_in(figures.histogram("organ", near["organ"], "mm", share=False))
 
 
 def test_long_names_stay_different():

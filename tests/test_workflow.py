@@ -1000,10 +1000,12 @@ def test_what_a_training_lacks_is_said_before_any_job(project):
     assert code == 1
     assert "experiments.a.train.loss: expected preprocess.compute_dtms to be true for bl" in output
     project.config["preprocess"] = {"compute_dtms": True}
+    project.config["rank"] = {"weights": {"organ_dise": 2, "spot": 2, "avg_surf": 0}}
     code, output, _ = project.run()
     assert code == 1
     assert "train.pretrained_weights: expected a model file, found none at none.pt" in output
     assert "my_nets:tiny: expected a file" in output
+    assert "  organ_dise: expected a class, a metric or a column among organ_dice, " in output
     for name, words in (("a", "weights of another model"), ("b", "fold_{fold}.pt for weights in")):
         project.config["experiments"] = {name: {}, "a": {}}
         weights = {"pretrained_weights": "results/a/models/fold_0.pt"}

@@ -163,9 +163,11 @@ def _pitch(inches: float, written: Sequence[str]) -> float:
 def histogram(title: str, values: Sequence[float], label: str, share: bool) -> Panel:
     """How many cases have which score; ``share`` for scores from 0 to 1."""
     numbers = _numbers(values)
-    top = 1.0 if share else max(float(numbers.max()) if numbers.size else 1.0, 1e-6)
+    farthest = max(float(numbers.max()) if numbers.size else 1.0, 1e-6)
+    top = 1.0 if share else min(farthest, _end_of([numbers]))
+    beyond = int((numbers > top).sum())
     edges = np.linspace(0, top, 21)
-    counts, _ = np.histogram(np.clip(numbers, 0, top), edges)
+    counts, _ = np.histogram(np.clip(numbers, 0, None), edges)
     fullest = int(counts.argmax())
 
     def draw(axes: Axes) -> None:
@@ -173,7 +175,7 @@ def histogram(title: str, values: Sequence[float], label: str, share: bool) -> P
         if numbers.size:
             axes.axvline(float(np.median(numbers)), color=ORANGE, linestyle="--", label="median")
             axes.legend(loc="upper left", bbox_to_anchor=(0, 1))
-        axes.set_xlabel(label)
+        axes.set_xlabel(label + (f" ({beyond} beyond)" if beyond else ""))
         axes.set_ylabel("cases")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0, top)
@@ -182,6 +184,7 @@ def histogram(title: str, values: Sequence[float], label: str, share: bool) -> P
         f"Histogram of {label} of {title}: {numbers.size} cases, most of them, "
         f"{counts[fullest]}, from {edges[fullest]:.2g} to {edges[fullest + 1]:.2g}."
     )
+    alt += f" Beyond {top:.3g} lie {beyond} that are not drawn." if beyond else ""
     return _drawn(title, 2.3, alt, draw)
 
 

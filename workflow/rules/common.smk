@@ -27,6 +27,7 @@ from mist_core.cli import LEFT_OUT, content, digest, forget_lost_files
 from mist_core.commands import home
 from mist_core.config import (
     BESIDE_THE_PLAN,
+    DEFAULT_METRICS,
     LOSSES_OF_DISTANCES,
     OF_NO_CONSEQUENCE,
     Config,
@@ -105,6 +106,7 @@ def checked():
     facts = description.facts() if description else DEMO_FACTS
     problems += problems_of_training(chosen, facts)
     problems += problems_of_strategies(chosen, facts["labels"])
+    problems += problems_of_rank(chosen, facts)
     try:
         folds = folds_of(chosen, found.train)
         problems += problems_of_folds(chosen)
@@ -275,6 +277,29 @@ def problems_of_strategies(chosen, labels):
         except DataError as error:
             problems.append(str(error))
     return problems
+
+
+def problems_of_rank(chosen, facts):
+    """Names in rank.weights that no class, metric or column has."""
+    if not workflow.is_main_process or not chosen.rank.weights:
+        return []
+    from mist_core.results import (
+        better,
+        column_weights,
+    )  # as long as problems_of_strategies
+
+    asked = chosen.evaluate
+    classes = facts["final_classes"] if asked.classes == "auto" else asked.classes
+    metrics = DEFAULT_METRICS if asked.metrics == "auto" else asked.metrics
+    columns = [f"{name}_{metric}" for name in classes for metric in metrics]
+    try:
+        column_weights(
+            [column for column in columns if better(column) != "neither"],
+            chosen.rank.weights,
+        )
+    except DataError as error:
+        return [f"config: rank.{error}"]
+    return []
 
 
 def problems_of_probabilities(chosen, path):
