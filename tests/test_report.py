@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import fields
 from html.parser import HTMLParser
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 from report_runs import CHOICE, ODD_ID, SECRET, made_up_run, words
 
-from mist_core.files import read_rows
+from mist_core.errors import DataError
+from mist_core.files import read_rows, write_rows
 from mist_core.report import figures
 from mist_core.report.page import (
     GUIDELINE,
@@ -504,6 +506,16 @@ def test_summary_rows_of_a_table_are_left_out(run):
     assert found.classes == ["organ", "core <b>"]
     assert found.has("average_hausdorff")
     assert found.summary_of("organ", "mcc") is None
+
+
+def test_tables_of_another_version_are_told(run, tmp_path):
+    for table in ("", "_long", "_summary"):
+        shutil.copy(run[1] / f"plain/raw/results{table}.csv", tmp_path)
+    path = tmp_path / "results_summary.csv"
+    rows = [{k: v for k, v in row.items() if k != "n_absent"} for row in read_rows(path)]
+    write_rows(path, list(rows[0]), rows)
+    with pytest.raises(DataError, match=r"_summary.csv: expected .*, found no n_absent. Another"):
+        read_candidate("x", tmp_path / "results.csv", tmp_path)
 
 
 def test_numbers_in_words():

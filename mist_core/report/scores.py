@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mist_core.dataset import COUNTED, RESERVED_IDS
+from mist_core.errors import DataError
 from mist_core.files import read_rows
 from mist_core.metrics import Chosen, LabelPair, lowest_best, metric_of, resolve, split_column
 
@@ -29,6 +30,16 @@ TITLES = {
     "surf_dice": "NSD",
     "average_hausdorff": "AHD",
     "avg_surf": "ASSD",
+}
+
+
+# What is read of the tables beside results.csv.
+WORDS = ("metric", "unit", "definition")
+NUMBERS = ("mean", "ci_low", "ci_high", "q25", "median", "q75")
+COUNTS = ("n_used", "n", *COUNTED)
+NEEDED = {
+    "long": ("id", "class", "metric", "value", "status", "problem"),
+    "summary": ("class", *WORDS, *NUMBERS, *COUNTS),
 }
 
 
@@ -144,23 +155,36 @@ class Candidate:
 
 
 def read_candidate(name: str, results: Path, predictions: Path) -> Candidate:
-    """The tables of a candidate: results.csv without its summary rows, and the two beside it."""
+    """The tables of a candidate: results.csv without its summary rows, and the two beside it.
+
+    Raises DataError if those lack a column, as tables of other versions do.
+    """
     files = {
         "results": results,
         "long": results.with_name(f"{results.stem}_long.csv"),
         "summary": results.with_name(f"{results.stem}_summary.csv"),
     }
     cases = [row for row in read_rows(results) if row["id"] not in RESERVED_IDS]
-    long, summary = (read_rows(files[table]) for table in ("long", "summary"))
+    long, summary = (_rows_with(files[table], needed) for table, needed in NEEDED.items())
     return Candidate(name, cases, predictions, long, summary, files)
 
 
+def _rows_with(path: Path, needed: Sequence[str]) -> Rows:
+    """The rows of a table, which has some columns."""
+    rows = read_rows(path)
+    if lacking := [column for column in needed if rows and column not in rows[0]]:
+        raise DataError(
+            f"{path}: expected the columns {', '.join(needed)}, found no {', '.join(lacking)}. "
+            "Another version wrote the table: evaluate again, in the workflow by --forcerun "
+            "evaluate."
+        )
+    return rows
+
+
 def _summary(row: Row) -> Summary:
-    values: dict[str, Any] = {name: row[name] for name in ("metric", "unit", "definition")}
-    for name in ("mean", "ci_low", "ci_high", "q25", "median", "q75"):
-        values[name] = float(row[name])
-    for name in ("n_used", "n", *COUNTED):
-        values[name] = int(row[name])
+    values: dict[str, Any] = {name: row[name] for name in WORDS}
+    values |= {name: float(row[name]) for name in NUMBERS}
+    values |= {name: int(row[name]) for name in COUNTS}
     return Summary(**values)
 
 
