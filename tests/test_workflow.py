@@ -1109,3 +1109,23 @@ rule mine:
     project.root = project.folder
     assert project.jobs()["train"] == 2
     assert (project.folder / "mine.csv").read_text().startswith("strategy")
+
+
+def test_the_demo_goes_from_nothing_to_the_report(tmp_path):
+    """With its own data and strategies, and fewer steps of training."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    few = ["train={epochs: 1, steps_per_epoch: 1, batch_size: 1}"]
+    few += ["analyze={patch_size: [16, 16, 16]}", "predict={flips: false, overlap: 0}"]
+    command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2"]
+    for outcome in ("Report: results/report.html", "Nothing to be done"):
+        done = subprocess.run(
+            [*command, "--config", *few],
+            cwd=tmp_path,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, done.stdout
+        assert outcome in done.stdout
+    assert (tmp_path / "results/report.html").exists()

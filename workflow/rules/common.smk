@@ -93,7 +93,7 @@ def checked():
         )  # to look at the files all the same
     folders = {name: str(near(getattr(chosen, name))) for name in ("results", "numpy")}
     chosen = chosen.model_copy(update=folders)
-    dataset = near(chosen.dataset or DEMO)
+    dataset = near(chosen.dataset or DEMO / "dataset.json")
     description, found, folds = None, demo_cases(DEMO), {}
     try:
         if chosen.dataset or (DEMO / "dataset.json").exists():
