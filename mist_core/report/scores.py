@@ -176,7 +176,7 @@ def _rows_with(path: Path, needed: Sequence[str]) -> Rows:
         raise DataError(
             f"{path}: expected the columns {', '.join(needed)}, found no {', '.join(lacking)}. "
             "Another version wrote the table: evaluate again, in the workflow by --forcerun "
-            "evaluate."
+            "evaluate evaluate_strategy."
         )
     return rows
 
