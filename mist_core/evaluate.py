@@ -246,6 +246,9 @@ def _statistics(values: Sequence[float]) -> list[float]:
         return [nan] * 5
     with np.errstate(invalid="ignore"):  # the deviation of what may be infinite is NaN
         quartiles = np.percentile(used, [25, 50, 75])
+        # Between a number and infinity lies infinity, not NaN.
+        above = np.percentile(used, [25, 50, 75], method="higher")
+        quartiles = np.where(np.isnan(quartiles), above, quartiles)
         return [float(used.mean()), float(used.std()), *quartiles.tolist()]
 
 

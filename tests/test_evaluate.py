@@ -129,6 +129,14 @@ def test_no_rows_have_no_summary():
     assert summary_rows([]) == []
 
 
+def test_an_infinite_score_leaves_the_quartiles_that_are_numbers():
+    rows = [{"id": str(n), "x": value} for n, value in enumerate([1.0, 2.0, 3.0, 4.0, np.inf])]
+    found = {row["id"]: row["x"] for row in summary_rows(rows)}
+    assert [found[name] for name in list(found)[2:]] == [2.0, 3.0, 4.0]
+    rows = [row | {"x": np.inf if row["x"] > 2 else row["x"]} for row in rows]
+    assert list({r["id"]: r["x"] for r in summary_rows(rows)}.values())[2:] == [2.0, np.inf, np.inf]
+
+
 def test_a_missed_structure_stays_in_the_mean():
     truth = volume((1, 1, 1, 1))
     rows = [evaluate(truth, found, classes({"organ": [1]}, ALL)) for found in (truth, volume())]

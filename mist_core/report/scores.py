@@ -98,7 +98,8 @@ class Summary:
         if unit(self.metric) in ("voxels", "mm3"):
             return ""
         chosen = Chosen(metric_of(self.metric), self.parameters)
-        if chosen.parameters.get("both_empty") == "diagonal":
+        rule = chosen.parameters.get("both_empty")
+        if rule == "diagonal" or (rule == "worst" and chosen.metric.worst == "diagonal"):
             return "diagonal"
         nothing = np.zeros((2, 2, 2), np.uint8)
         return chosen.of(LabelPair(nothing, nothing, (1.0, 1.0, 1.0)).structure([1]))

@@ -58,8 +58,8 @@ def scene(case_id: str, case: Comparison) -> Scene:
         "first": [s.start for s in used],
         "file": {"size": list(case.state.shape), "order": list(order), "flips": list(flips)},
         "start": [
-            min(max((place - s.start) // s.step, 0), n - 1)
-            for place, s, n in zip(start, used, grey.shape, strict=True)
+            min(max((place - b.start) // step, 0), n - 1)
+            for place, b, step, n in zip(start, box, steps, grey.shape, strict=True)
         ],
         "classes": list(case.classes),
         "drawn": most_wrong(case),

@@ -9,7 +9,7 @@
     const cell = row.cells[column];
     const text = (cell.dataset.value ?? cell.textContent).trim();
     if (kind === "text") return text;
-    return text === "" ? NaN : Number(text);
+    return text === "" ? NaN : Number(text.replace("inf", "Infinity"));
   }
 
   // Cells without a value stay last in both directions.

@@ -105,8 +105,9 @@ def checked():
         problems.append(str(error))
     facts = description.facts() if description else DEMO_FACTS
     problems += problems_of_training(chosen, facts)
-    problems += problems_of_strategies(chosen, facts["labels"])
-    problems += problems_of_rank(chosen, facts)
+    if description or not chosen.dataset:  # else the labels and classes are not known
+        problems += problems_of_strategies(chosen, facts["labels"])
+        problems += problems_of_rank(chosen, facts)
     try:
         folds = folds_of(chosen, found.train)
         problems += problems_of_folds(chosen)

@@ -43,7 +43,7 @@ def main() -> None:
         return
     if bool(args.paths_csv) != bool(args.eval_config):
         raise DataError("--paths-csv: expected --eval-config beside it, found one of the two.")
-    names = sorted(path.name for path in args.base_predictions.glob("*.nii.gz"))
+    names = sorted(path.name for path in args.base_predictions.glob("[!.]*.nii.gz"))
     if not names:
         raise DataError(f"{args.base_predictions}: expected *.nii.gz, found none. Mend the path.")
     cases = [name.removesuffix(".nii.gz") for name in names]
