@@ -157,8 +157,13 @@ def slurm():
 
 
 @pytest.fixture
-def project(tmp_path):
-    return Project(tmp_path)
+def project(tmp_path, request):
+    """One whose jobs run here, or by the executor that a test names."""
+    executor = getattr(request, "param", "local")
+    if executor == "slurm":
+        request.getfixturevalue("slurm")
+    options = {"local": ("--cores", "2"), "cluster": CLUSTER, "slurm": SLURM}[executor]
+    return Project(tmp_path, options=options)
 
 
 # One experiment is scored raw and with two strategies; a chunk for each of the two folds and one
@@ -182,18 +187,8 @@ EXECUTORS = [
 ]
 
 
-@pytest.fixture
-def project_of(tmp_path, executor, request):
-    """A project whose jobs an executor runs."""
-    options = {"local": ("--cores", "2"), "cluster": CLUSTER, "slurm": SLURM}[executor]
-    if executor == "slurm":
-        request.getfixturevalue("slurm")
-    return Project(tmp_path, options=options)
-
-
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_each_change_reruns_what_depends_on_it_and_nothing_else(project_of):
-    project = project_of
+@pytest.mark.parametrize("project", EXECUTORS, indirect=True)
+def test_each_change_reruns_what_depends_on_it_and_nothing_else(project):
     data, results = project.folder / "data", project.folder / "results"
     project.config["postprocess"] = STRATEGIES
     project.config["analyze"]["target_spacing"] = [1.5, 1.5, 1.5]
@@ -266,9 +261,8 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(project_of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_changes_of_grid_classes_cases_and_search_rerun_what_depends_on_them(project_of):
-    project = project_of
+@pytest.mark.parametrize("project", EXECUTORS, indirect=True)
+def test_changes_of_grid_classes_cases_and_search_rerun_what_depends_on_them(project):
     results = project.folder / "results"
     project.config |= {"experiments": BOTH, "postprocess": STRATEGIES}
     project.jobs()

@@ -284,10 +284,7 @@ def problems_of_rank(chosen, facts):
     """Names in rank.weights that no class, metric or column has."""
     if not workflow.is_main_process or not chosen.rank.weights:
         return []
-    from mist_core.results import (
-        better,
-        column_weights,
-    )  # as long as problems_of_strategies
+    from mist_core.results import better, column_weights  # numpy and all metrics
 
     asked = chosen.evaluate
     classes = facts["final_classes"] if asked.classes == "auto" else asked.classes
