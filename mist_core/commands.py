@@ -29,7 +29,6 @@ from mist_core.topology import ARCHITECTURES
 CORES = re.compile(r"-[cj]\d*|--(cores|jobs|executor|profile|workflow-profile)(=.*)?|-e")
 PROFILE = "--workflow-profile"
 OF_THE_ANALYSIS = ("fingerprint", "analyze", "describe")  # rules
-# Flags of the stages that this version does not have yet: refused by name, never ignored.
 
 
 def home() -> Path:

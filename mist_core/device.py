@@ -15,6 +15,7 @@ from mist_core.errors import DataError
 
 # bfloat16 convolutions on the CPU ran 1.3 times faster channels-last than channels-first.
 MEMORY_FORMAT = torch.channels_last_3d
+LARGE_WINDOW = 1 << 20  # voxels
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -46,10 +47,16 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def tune(device: torch.device) -> None:
-    """Settings of the process by which networks run faster on the device."""
+def tune(device: torch.device, window: Sequence[int] = ()) -> None:
+    """Settings of the process by which networks run faster on the device.
+
+    On a CPU freed memory is kept, but not to predict in a ``window`` (Z, Y, X) so large that it
+    would lie idle by the gigabyte: of 128 x 128 x 128 voxels a plain U-Net took 2.1 GB then in
+    place of 1.4, and an eighth less time.
+    """
     if device.type == "cpu":
-        keep_freed_memory()
+        if prod(window) <= LARGE_WINDOW:
+            keep_freed_memory()
     else:
         torch.backends.cudnn.benchmark = True  # patches all have one size
         torch.set_float32_matmul_precision("high")

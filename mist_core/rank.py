@@ -75,7 +75,12 @@ def rank(
     if not known.any():
         raise DataError(
             "results: expected a case and a metric with a score of every candidate, found none. "
-            "Evaluate again, or rank with nan: worst."
+            + (
+                "Rank with nan: worst."
+                if not np.isnan(found.results.values).all()
+                else "Choose other metrics, or for evaluate.metrics what empty masks are worth "
+                "(both_empty, reference_empty, prediction_empty)."
+            )
         )
     # Of cases and columns that tell nothing nothing is drawn.
     values = values[:, known.any(axis=1)][..., known.any(axis=0)]

@@ -14,6 +14,7 @@ from mist_core.io import Volume, write_volume
 from mist_core.results import read_results
 
 CLASSES = {"organ": (1, 2), "core <b>": (2,)}
+RANKED = Config().rank
 SHAPE, SPACING = (14, 26, 24), (3.0, 1.0, 1.0)
 ODD_ID = "c&lt;<script>'\"ä"  # of a case; no slash, since it names a file
 PLAN = {
@@ -50,12 +51,14 @@ def label_map(centre, radius, inner):
     return (distance < radius).astype(np.uint8) + (distance < inner)
 
 
-def made_up_run(folder, n_cases=12, names=("plain/raw", "plain/largest"), choices=True):
+def made_up_run(
+    folder, n_cases=12, names=("plain/raw", "plain/largest"), choices=True, ranked=RANKED
+):
     """Write a run below ``folder`` and return the arguments of the script that reports it."""
     generator = np.random.default_rng(3)
     geometry = grid(SHAPE, SPACING)
     ids = [ODD_ID, *(f"case_{n:03d}" for n in range(1, n_cases))]
-    paths, references = [], {}
+    paths, references, patients = [], {}, {}
     for number, case in enumerate(ids):
         centre = np.array([6, 12, 12]) + generator.uniform(-2, 2, 3)
         radius, inner = generator.uniform(5, 9), 0 if number == 3 else generator.uniform(2, 4.5)
@@ -64,12 +67,14 @@ def made_up_run(folder, n_cases=12, names=("plain/raw", "plain/largest"), choice
         write_volume(folder / f"data/{case}_t1.nii.gz", Volume(image.astype(np.float32), geometry))
         write_volume(folder / f"data/{case}_mask.nii.gz", Volume(references[case], geometry))
         files = {"mask": "mask", "t1": "t1"}
-        row = {"id": case, "fold": str(number % 2), "patient": f"p{number // 2}"}
+        patients[case] = f"p{number // 2}"
+        row = {"id": case, "fold": str(number % 2)}
         paths.append(row | {k: f"{folder}/data/{case}_{v}.nii.gz" for k, v in files.items()})
     results = folder / "results"
     write_json(results / "config.json", PLAN)
     write_rows(results / "train_paths.csv", list(paths[0]), paths)
-    patients = {row["id"]: row["patient"] for row in paths}
+    known = [{"id": case, "patient": patient} for case, patient in patients.items()]
+    write_rows(folder / "patients.csv", ["id", "patient"], known)
     tables, places = {}, {}
     for number, name in enumerate(names):
         predictions = results / name / "predictions"
@@ -82,7 +87,7 @@ def made_up_run(folder, n_cases=12, names=("plain/raw", "plain/largest"), choice
             write_volume(predictions / f"{case}.nii.gz", Volume(moved[case], geometry))
         places[name] = predictions, results / name / "results.csv"
         tables[name] = scored(places[name][1], references, moved, patients)
-    ranking = rank.rank(read_results(tables), Config().rank, patients)
+    ranking = rank.rank(read_results(tables), ranked, patients)
     write_json(results / "rank/ranking.json", rank.described(ranking))
     experiments = sorted({name.split("/")[0] for name in names})
     for name in experiments:
@@ -96,6 +101,7 @@ def made_up_run(folder, n_cases=12, names=("plain/raw", "plain/largest"), choice
     arguments = {
         "--plan": [results / "config.json"],
         "--paths": [results / "train_paths.csv"],
+        "--case-table": [folder / "patients.csv"],
         "--names": names,
         "--results": [table for _, table in places.values()],
         "--predictions": [predictions for predictions, _ in places.values()],

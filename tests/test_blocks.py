@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mist_core.models.blocks import SLOPE, InstanceNorm, Upsampling
+from mist_core.models.blocks import SLOPE, Convolution, InstanceNorm, Upsampling
 
 SIZE = (3, 5, 2, 4, 3)  # (B, F, Z, Y, X)
 
@@ -66,6 +66,30 @@ def test_statistics_of_a_large_image_are_as_exact_as_those_of_a_small_one(shape)
     torch.testing.assert_close(
         norm(x).double(), expected(norm.double(), x.double()), rtol=0, atol=5e-6
     )
+
+
+@pytest.mark.parametrize("size", [40, 8])  # above and below what torch sums up at once
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_the_same_comes_of_less_memory(size, dtype):
+    torch.manual_seed(0)
+    block = Convolution(2, 4, 3, leaky=True, bias=True).to(dtype)
+    x = torch.randn(2, 2, size, size, size, dtype=dtype)
+    before, expected = x.clone(), block(x)
+    with torch.inference_mode():
+        assert torch.equal(block(x), expected)
+        assert torch.equal(x, before)
+        between = block[0](x).contiguous(memory_format=torch.channels_last_3d)
+        after = block[1](between, overwrite=True)
+        assert (after.data_ptr() == between.data_ptr()) == (size == 40)
+
+
+def test_a_normalisation_leaves_its_input_alone():
+    """Others may need it, where it is not behind a convolution."""
+    x = torch.randn(1, 3, 40, 40, 40)
+    before = x.clone()
+    with torch.no_grad():
+        InstanceNorm(3, leaky=True)(x)
+    assert torch.equal(x, before)
 
 
 def test_gradients_of_a_large_image():

@@ -275,8 +275,18 @@ def test_cases_and_columns_that_tell_nothing_do_not_count():
         "8 of 12 scores were missing (4 of a, 4 of b). 4 cases of a metric were left out, where "
         "no candidate has a score."
     )
-    with pytest.raises(DataError, match="found none"):
-        ranked({"a": table(rows[:1], columns), "b": table(rows[:1], columns)})
+
+
+def test_scores_that_are_all_missing_are_refused_with_what_helps():
+    rows, columns = [["", 1], [0.9, ""]], ("organ_dice", "organ_haus95")
+    nothing = {name: table([["", ""]] * 2, columns) for name in "ab"}
+    for policy in ("worst", "skip"):
+        with pytest.raises(DataError, match=r"found none\. Choose other .*both_empty"):
+            ranked(nothing, nan=policy)
+    in_turns = {"a": table(rows, columns), "b": table([["", ""]] * 2, columns)}
+    with pytest.raises(DataError, match=r"found none\. Rank with nan: worst\.$"):
+        ranked(in_turns, nan="skip")
+    assert ranked(in_turns, nan="worst").order == [0, 1]
 
 
 # --- weights -----------------------------------------------------------------------------------

@@ -12,8 +12,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from report_runs import CHOICE, ODD_ID, SECRET, made_up_run, words
 
+from mist_core.config import Rank
 from mist_core.errors import DataError
 from mist_core.files import read_rows, write_rows
 from mist_core.report import figures
@@ -245,6 +248,24 @@ def test_the_ranking_is_told_near_the_top(elements, run):
     assert len(elements.all("img", "ranking")) == 3
 
 
+@pytest.mark.parametrize(
+    ("scheme", "bootstraps", "said"),
+    [
+        ("rank-then-aggregate", 50, "ranks over cases and metrics, with 95 % intervals of 50 boot"),
+        ("test-based", 0, "ranks over metrics, of each by the number of rivals that a candidate"),
+    ],
+)
+def test_the_ranking_says_how_it_was_made(tmp_path, scheme, bootstraps, said):
+    ranked = Rank(scheme=scheme, bootstraps=bootstraps)
+    arguments = made_up_run(tmp_path, n_cases=4, choices=False, ranked=ranked)
+    subprocess.run(words(arguments), check=True)
+    shown = Elements((tmp_path / "results/report.html").read_text(encoding="utf-8"))
+    told = " ".join(shown.section("ranking")["words"].split())
+    assert said in told
+    assert ("intervals" in told) == ("Rank frequencies" in told) == bool(bootstraps)
+    assert len(shown.all("img", "ranking")) == (3 if bootstraps else 2)
+
+
 def test_the_same_run_gives_the_same_files(run, tmp_path):
     arguments, results = run
     again = arguments | {
@@ -364,6 +385,7 @@ def test_evaluation_json_has_what_the_page_has(facts, run):
     assert facts["command"] == arguments["--command"][0]
     assert facts["description_sha256"] == sha256_of(arguments["--dataset"][0])
     assert (facts["n_cases"], facts["n_patients"]) == (12, 6)
+    assert [case["patient"] for case in facts["cases"]] == [f"p{n // 2}" for n in range(12)]
     assert sorted(chain(*facts["folds"].values())) == sorted(
         row["id"] for row in read_rows(results / "train_paths.csv")
     )
@@ -571,6 +593,23 @@ def test_panels_say_what_they_show():
         {"strategy": "y", "other": "x", "p_holm": None},
     ]
     assert "x over y at 0.05" in figures.significance(["x", "y"], pairs, 0.05).alt
+
+
+def test_a_logarithmic_axis_has_a_few_round_numbers():
+    assert figures.log_ticks(0.02, 700) == [0.1, 1, 10, 100]
+    assert figures.log_ticks(0.8, 40) == [1, 3, 10, 30]
+    assert figures.log_ticks(2, 11) == [2, 5, 10]
+    assert figures.log_ticks(2.1, 3.4) == [2.4, 2.8, 3.2]
+    assert figures.log_ticks(1e-6, 1e6)[:2] == pytest.approx([1e-6, 1e-4])
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1.05, 1e6))
+def test_no_logarithmic_axis_is_crowded(low, ratio):
+    ticks = figures.log_ticks(low, low * ratio)
+    assert 1 <= len(ticks) <= 7
+    assert ticks == sorted(ticks)
+    assert low <= ticks[0]
+    assert ticks[-1] <= low * ratio
 
 
 def test_one_far_value_crushes_no_box_and_is_told():

@@ -487,7 +487,11 @@ def test_large_volumes_are_reduced_thick_slices_last(monkeypatch):
     used = tuple(slice(f, None, s) for f, s in zip(made["first"], made["steps"], strict=True))
     assert np.array_equal(labels[0], case.reference[used])
     assert np.array_equal(labels[1], case.prediction[used])
-    assert all(0 <= n < size for n, size in zip(made["start"], made["size"], strict=True))
+    of_axes = zip(*(made[key] for key in ("start", "first", "steps", "size")), strict=True)
+    for axis, (n, first, step, size) in enumerate(of_axes):
+        begin, worst = first - step // 2 + n * step, worst_slice(case, axis)
+        assert 0 <= n < size
+        assert begin <= worst < begin + step or n == size - 1  # the last has the rest
 
 
 def test_block_means_by_hand():

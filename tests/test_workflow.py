@@ -527,6 +527,8 @@ def test_the_cases_of_a_patient_share_a_fold(project):
     dice = {r["id"]: float(r[f"{row['class']}_{row['metric']}"]) for r in scores}
     means = [dice["demo_01"] + dice["demo_03"], dice["demo_02"] + dice["demo_04"]]
     assert float(row["ci_low"]) == pytest.approx(min(means) / 2)  # of two patients, not four cases
+    facts = json.loads((project.folder / "results/evaluation.json").read_text())
+    assert (facts["n_cases"], facts["n_patients"]) == (4, 2)
 
     (project.folder / "cases.csv").write_text("id,patient\ndemo_01,P\n")
     code, output, _ = project.run()
@@ -832,6 +834,11 @@ def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(proje
     names = {path.name for path in (results / "a/predictions").rglob("*.nii.gz")}
     assert names == {f"{i}.nii.gz" for i in (*project.folds(), "test_01")}
     assert set(project.folds()) == {f"demo_0{number}" for number in (1, 2, 3, 4)}
+
+    shutil.copy(data / "train/demo_01/t1.nii.gz", data / "train/bad_mask/mask.nii.gz")
+    assert not {"train", "predict"} & set(project.jobs())
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "bad_mask/mask.nii.gz: expected whole numbers" in page
 
     (data / "train/bad_mask/mask.nii.gz").write_bytes(good)
     shutil.copy(data / "test/test_01/t1.nii.gz", data / "test/bad_test/t1.nii.gz")

@@ -79,12 +79,12 @@ def panoptic_quality(pair: MaskPair, threshold: float, connectivity: int) -> flo
 
 
 def recognition_quality(pair: MaskPair, threshold: float, connectivity: int) -> float:
-    """F1 of the detection of components."""
+    """F1 of the detection of components; 1 if neither mask has any."""
     return _matched(pair, threshold, connectivity).recognition_quality
 
 
 def segmentation_quality(pair: MaskPair, threshold: float, connectivity: int) -> float:
-    """Mean IoU of the components that were matched."""
+    """Mean IoU of the components that were matched; without any 0, or 1 if neither mask has one."""
     return _matched(pair, threshold, connectivity).segmentation_quality
 
 

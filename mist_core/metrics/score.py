@@ -36,7 +36,8 @@ def score(
     as ``dice``, ``haus95`` or ``surf_dice@2``, or a mapping of names to parameters. ``preset``
     chooses how others define them (``PRESETS``); ``options`` are parameters for all metrics that
     have them. By default a structure that is in neither mask is worth the best, one that is in only
-    one of them the worst value. Raises ValueError for what does not fit.
+    one of them the worst value, but for metrics that count the background or are volumes; the
+    table in docs/metrics.md has all. Raises ValueError for what does not fit.
     """
     reference, prediction = np.asarray(reference), np.asarray(prediction)
     for mask in (reference, prediction):

@@ -51,6 +51,13 @@ class Convolution(nn.Sequential):
             InstanceNorm(out_features, leaky=leaky),
         )
 
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, F in, Z, Y, X) to (B, F out, Z / stride, ...)."""
+        convolution, norm = self
+        # Nobody else has what the convolution gave, and no gradient needs it.
+        y: Tensor = norm(convolution(input), overwrite=not torch.is_grad_enabled())
+        return y
+
 
 class InstanceNorm(nn.InstanceNorm3d):
     """Instance normalisation with weights, then a leaky ReLU where it is to be leaky.
@@ -62,13 +69,13 @@ class InstanceNorm(nn.InstanceNorm3d):
         super().__init__(features, affine=True)
         self.leaky = leaky
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, F, Z, Y, X) to the same shape."""
+    def forward(self, input: Tensor, overwrite: bool = False) -> Tensor:
+        """(B, F, Z, Y, X) to the same shape, with ``overwrite`` in the memory of ``input``."""
         # To export a network, as ONNX for one, is to compile it.
         if input.device.type == "cpu" and not torch.compiler.is_compiling():
             slope = SLOPE if self.leaky else None
             y: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
-                input, self.weight, self.bias, self.eps, slope
+                input, self.weight, self.bias, self.eps, slope, overwrite
             )
             return y
         y = super().forward(input)
@@ -84,11 +91,18 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        slope: float | None,
+        overwrite: bool,
     ) -> Tensor:
         """(B, F, Z, Y, X) to the same shape; ``slope`` of the leaky ReLU, None for none."""
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        y = torch.empty_like(x)
+        overwrite &= x[0, 0].numel() > ROWS
+        y = x if overwrite else torch.empty_like(x)
         means, scales = weight.new_empty(2, *x.shape[:2])  # of each item and feature
         for source, result, mean, scale in zip(x.split(1), y.split(1), means, scales, strict=True):
             if x[0, 0].numel() <= ROWS:
@@ -128,7 +142,7 @@ class _Normalise(torch.autograd.Function):
                 *(True, ctx.eps, [True, True, True]),
                 **{"out0": of_x[one], "out1": of_weight[item], "out2": of_bias[item]},
             )
-        return of_x, of_weight.sum(0), of_bias.sum(0), None, None
+        return of_x, of_weight.sum(0), of_bias.sum(0), None, None, None
 
 
 def _statistics(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -130,5 +130,7 @@ class UpStage(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, F in, Z, Y, X) and skip (B, F out, Z * stride, ...) to the skip's shape."""
-        joined: Tensor = self.convolutions(torch.cat([self.up(x), skip], dim=1))
+        joined = torch.cat([self.up(x), skip], dim=1)
+        for convolution in self.convolutions:  # each lets go of what the one before gave
+            joined = convolution(joined)
         return joined

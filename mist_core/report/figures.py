@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from math import ceil, floor, log10
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from mist_core.pictures import COLOURS
@@ -267,12 +268,12 @@ def score_by_volume(
     x, y = x[x > 0], y[x > 0]
 
     def draw(axes: Axes) -> None:
+        _scatter(axes, x, y)
         if x.size:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ticks = log_ticks(*axes.get_xlim())
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.xaxis.set_minor_formatter(NullFormatter())
-        _scatter(axes, x, y)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("reference / mL")
         axes.set_ylabel(label)
@@ -280,6 +281,16 @@ def score_by_volume(
     left_out = f"; {missing} cases without the class are left out" if missing else ""
     alt = f"{label} of {title} against reference volume, {x.size} cases{left_out}."
     return _drawn(title, 2.7, alt, draw)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """A few round numbers between two, for a logarithmic axis."""
+    tens = [10.0**k for k in range(floor(log10(low)), ceil(log10(high)) + 1)]
+    for digits in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [n * ten for ten in tens for n in digits if low <= n * ten <= high]
+        if len(ticks) >= 3:
+            return ticks[:: ceil(len(ticks) / 7)]
+    return [float(t) for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high]
 
 
 def ranks(candidates: Sequence[Mapping[str, Any]]) -> Panel:
@@ -331,7 +342,7 @@ def significance(
     for pair in pairs:
         if pair["p_holm"] is not None:
             p[place[pair["strategy"]], place[pair["other"]]] = pair["p_holm"]
-    better = p < alpha
+    better = p <= alpha
     cells = [["" if np.isnan(v) else _p_value(v) for v in row] for row in p]
     colours = np.where(better[..., None], mpl.colors.to_rgba("#9fd3c0"), (1.0, 1.0, 1.0, 1.0))
     colours[np.isnan(p)] = mpl.colors.to_rgba("#eceff2")
@@ -403,7 +414,7 @@ def curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(ncols=2)
 
-    return _drawn(title, 2.5, f"{label} by epoch of {title}; at the end: {ends}.", draw)
+    return _drawn(title, 2.5, f"{title} by epoch; at the end: {ends}.", draw)
 
 
 def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:

@@ -527,7 +527,7 @@ def curve_panels(run: Run) -> list[Panel]:
             lines = {fold: _curve(rows, column) for fold, rows in folds.items()}
             lines = {fold: line for fold, line in lines.items() if line[0]}
             if lines:
-                panels.append(figures.curves(experiment_name, lines, axis))
+                panels.append(figures.curves(f"{experiment_name}: {axis}", lines, axis))
     return panels
 
 

@@ -43,7 +43,7 @@ class Run:
     """All that is told of a run. ``candidates`` are the best first, as in the ranking."""
 
     plan: Plan
-    paths: Rows  # train_paths.csv
+    paths: Rows  # train_paths.csv, and the patient of each case where it is known
     candidates: Sequence[Candidate]
     ranking: Mapping[str, Any]  # ranking.json
     config: Config = field(default_factory=Config)

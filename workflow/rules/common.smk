@@ -104,8 +104,9 @@ def checked():
     except DataError as error:
         problems.append(str(error))
     facts = description.facts() if description else DEMO_FACTS
-    problems += problems_of_training(chosen, facts)
-    if description or not chosen.dataset:  # else the labels and classes are not known
+    known = description or not chosen.dataset  # the labels and classes
+    problems += problems_of_training(chosen, facts if known else None)
+    if known:
         problems += problems_of_strategies(chosen, facts["labels"])
         problems += problems_of_rank(chosen, facts)
     try:
@@ -183,7 +184,7 @@ def problems_of_training(chosen, facts):
         try:
             for own in filter(is_own, (settings.model, settings.loss)):
                 check(own)
-            if settings.regions:
+            if settings.regions and facts:
                 membership(facts["labels"], facts["final_classes"])
                 if "x" in settings.mirrored_axes:
                     mirrored_regions(facts["final_classes"], facts["mirrored_labels"])

@@ -82,11 +82,13 @@ rule report:
         config=whole_config,
         dataset=lambda wildcards, input: DATASET,
         command=command,
+        patients=all_patients,
+        case_table=patient_table,
     shell:
         r"""
         exec python {params.script:q} \
             --plan {input.plan:q} \
-            --paths {input.paths:q} \
+            --paths {input.paths:q} {params.case_table} \
             --names {params.names:q} \
             --results {input.results:q} \
             --predictions {params.folders:q} \

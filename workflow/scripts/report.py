@@ -10,6 +10,7 @@ from typing import Any
 from mist_core import cli
 from mist_core.config import Config
 from mist_core.files import read_json, read_rows, write_json, write_text
+from mist_core.folds import patients_of
 from mist_core.plan import read_plan
 
 
@@ -17,6 +18,7 @@ def main() -> None:
     p = cli.parser(__doc__)
     p.add_argument("--plan", type=Path, required=True, help="config.json written by analyze")
     p.add_argument("--paths", type=Path, required=True, help="train_paths.csv")
+    p.add_argument("--case-table", type=Path, help="CSV with the id of cases and their patient")
     p.add_argument("--names", nargs="+", required=True, help="experiment/strategy of each table")
     p.add_argument("--results", type=Path, nargs="+", required=True, help="results tables")
     p.add_argument("--predictions", type=Path, nargs="+", required=True, help="their folders")
@@ -49,6 +51,9 @@ def read_run(args: argparse.Namespace) -> Any:
     from mist_core.report import provenance, scores
 
     plan, paths, ranking = read_plan(args.plan), read_rows(args.paths), read_json(args.ranking)
+    if args.case_table:
+        patients = patients_of(args.case_table, [row["id"] for row in paths])
+        paths = [row | {"patient": patients[row["id"]]} for row in paths]
     tables = zip(args.names, args.results, args.predictions, strict=True)
     candidates = {each[0]: scores.read_candidate(*each) for each in tables}
     config = Config(**args.config)
