@@ -15,7 +15,6 @@ from mist_core.errors import DataError
 
 # bfloat16 convolutions on the CPU ran 1.3 times faster channels-last than channels-first.
 MEMORY_FORMAT = torch.channels_last_3d
-LARGE_WINDOW = 1 << 20  # voxels
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -47,16 +46,10 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def tune(device: torch.device, window: Sequence[int] = ()) -> None:
-    """Settings of the process by which networks run faster on the device.
-
-    On a CPU freed memory is kept, but not to predict in a ``window`` (Z, Y, X) so large that it
-    would lie idle by the gigabyte: of 128 x 128 x 128 voxels a plain U-Net took 2.1 GB then in
-    place of 1.4, and an eighth less time.
-    """
+def tune(device: torch.device) -> None:
+    """Settings of the process by which networks run faster on the device."""
     if device.type == "cpu":
-        if prod(window) <= LARGE_WINDOW:
-            keep_freed_memory()
+        keep_freed_memory()
     else:
         torch.backends.cudnn.benchmark = True  # patches all have one size
         torch.set_float32_matmul_precision("high")
@@ -87,8 +80,8 @@ def keep_freed_memory() -> None:
     """Let memory that is freed stay with the process, for tensors to come (glibc only).
 
     Without, every tensor above 32 MB gets fresh pages, and clearing these took a quarter to a third
-    of a training step on a CPU. The price is memory that lies idle: 3.9 GB in place of 2.6 for
-    2 x 96 x 96 x 96 voxels.
+    of a training step on a CPU, and as much of a prediction. The price is memory that lies idle:
+    3.9 GB in place of 2.6 for training with 2 x 96 x 96 x 96 voxels.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

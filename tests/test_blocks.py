@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mist_core.models.blocks import SLOPE, Convolution, InstanceNorm, Upsampling
+from mist_core.models.blocks import SLOPE, Convolution, InstanceNorm, Upsampling, join
 
 SIZE = (3, 5, 2, 4, 3)  # (B, F, Z, Y, X)
 
@@ -138,3 +138,19 @@ def test_upsampling_is_the_transposed_convolution_of_torch(stride):
     inputs = (x, up.weight, up.bias)
     found = torch.autograd.grad(up(x), inputs, g)
     torch.testing.assert_close(found, torch.autograd.grad(wanted, inputs, g))
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("size", [4, 102])  # the latter in memory of its own without a gradient
+def test_joined_features_stand_in_order(size, gradient):
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(1, features, size, size, size, generator=generator).contiguous(
+            memory_format=torch.channels_last_3d
+        )
+        for features in (8, 6, 2)
+    ]
+    with torch.set_grad_enabled(gradient):
+        joined = join(*parts)
+    assert torch.equal(joined, torch.cat(parts, dim=1))
+    assert joined.is_contiguous(memory_format=torch.channels_last_3d)

@@ -838,7 +838,7 @@ def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(proje
     shutil.copy(data / "train/demo_01/t1.nii.gz", data / "train/bad_mask/mask.nii.gz")
     assert not {"train", "predict"} & set(project.jobs())
     page = (results / "report.html").read_text(encoding="utf-8")
-    assert "bad_mask/mask.nii.gz: expected whole numbers" in page
+    assert "bad_mask/mask.nii.gz: expected whole-number labels" in page
 
     (data / "train/bad_mask/mask.nii.gz").write_bytes(good)
     shutil.copy(data / "test/test_01/t1.nii.gz", data / "test/bad_test/t1.nii.gz")

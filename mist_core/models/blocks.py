@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mist_core.device import passing_zeros
 from mist_core.geometry import Shape
 
 aten: Any = torch.ops.aten
 ROWS = 16384  # voxels whose features torch may sum up in float32, one after the other
+LARGE = 1 << 26  # bytes
 SLOPE = 0.01  # of the leaky ReLU, and of the Kaiming initialisation that goes with it
 
 
@@ -191,6 +193,25 @@ class Upsampling(nn.ConvTranspose3d):
         blocks = F.linear(voxels, weights.T, bias).view(b, z, y, x, dz, dy, dx, self.out_channels)
         fine = blocks.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, z * dz, y * dy, x * dx, -1)
         return fine.movedim(-1, 1)
+
+
+def join(*parts: Tensor) -> Tensor:
+    """Tensors (B, F, Z, Y, X) as one with all their features, in order, for a convolution.
+
+    The largest tensor of a U-Net. Without a gradient, on a CPU, its memory does not stay with the
+    process: where freed memory is kept, nothing else would fit so well into what it leaves.
+    """
+    first = parts[0]
+    n = sum(part.numel() for part in parts) * first.element_size()
+    plain = first.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if plain or n < LARGE or len({part.dtype for part in parts}) > 1:
+        return torch.cat(parts, dim=1)
+    features = [part.shape[1] for part in parts]
+    shape = (len(first), *first.shape[2:], sum(features))
+    joined = passing_zeros(shape, first.dtype, first.device).movedim(-1, 1)
+    for own, part in zip(joined.split(features, dim=1), parts, strict=True):
+        own.copy_(part)
+    return joined
 
 
 def initialise(module: nn.Module) -> None:

@@ -12,11 +12,10 @@ Shapes: B batch, C channels in, F = 32 features, K classes, (Z, Y, X) voxels.
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import Upsampling, initialise, run
+from mist_core.models.blocks import Upsampling, initialise, join, run
 from mist_core.models.unet import DEEP_HEADS, ResidualBlock
 from mist_core.topology import Level, topology
 
@@ -145,5 +144,5 @@ class JoinBlock(nn.Module):
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
         """(B, F, Z, Y, X) and skips (B, F, Z * stride, ...) to the shape of a skip."""
-        joined: Tensor = self.block(torch.cat([self.up(x), *skips], dim=1))
+        joined: Tensor = self.block(join(self.up(x), *skips))
         return joined

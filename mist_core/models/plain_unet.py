@@ -7,11 +7,10 @@ Shapes: B batch, C channels in, F features of a stage, K classes, (Z, Y, X) voxe
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import Convolution, Upsampling, initialise, run
+from mist_core.models.blocks import Convolution, Upsampling, initialise, join, run
 from mist_core.topology import Level, nnunet_v2_topology
 
 MAX_FEATURES = 320
@@ -130,7 +129,7 @@ class UpStage(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, F in, Z, Y, X) and skip (B, F out, Z * stride, ...) to the skip's shape."""
-        joined = torch.cat([self.up(x), skip], dim=1)
+        joined = join(self.up(x), skip)
         for convolution in self.convolutions:  # each lets go of what the one before gave
             joined = convolution(joined)
         return joined

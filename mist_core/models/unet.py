@@ -6,12 +6,11 @@ beside the output.
 Shapes: B batch, C channels in, F features of a level, K classes, (Z, Y, X) voxels.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mist_core.geometry import Shape, Triple
-from mist_core.models.blocks import SLOPE, Convolution, Upsampling, initialise, run
+from mist_core.models.blocks import SLOPE, Convolution, Upsampling, initialise, join, run
 from mist_core.topology import Level, topology
 
 MAX_FEATURES = 320
@@ -120,5 +119,5 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, F in, Z, Y, X) and skip (B, F out, Z * stride, ...) to the skip's shape."""
-        joined: Tensor = self.second(self.first(torch.cat([self.up(x), skip], dim=1)))
+        joined: Tensor = self.second(self.first(join(self.up(x), skip)))
         return joined

@@ -35,9 +35,8 @@ def main() -> None:
         take_gpus(1, args.jobs_per_gpu)
         from mist_core import device, predict
 
-        models = predict.load_model(args.models, own_code=True)
-        device.tune(device.best_device(), models[0].plan.patch_size)
-        return models
+        device.tune(device.best_device())
+        return predict.load_model(args.models, own_code=True)
 
     def compute(case_id: str, folder: Path) -> Any:
         from mist_core import predict

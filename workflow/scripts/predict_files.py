@@ -276,9 +276,8 @@ def load(path: Path, folds: Sequence[int] | None, own_code: bool) -> Any:
     take_gpus()
     from mist_core import device, predict
 
-    models = predict.load_model(path, folds, own_code=own_code)
-    device.tune(device.best_device(), models[0].plan.patch_size)
-    return models
+    device.tune(device.best_device())
+    return predict.load_model(path, folds, own_code=own_code)
 
 
 def refuse_other_plan(args: argparse.Namespace, plan: Plan, models: Sequence[Any]) -> None:
