@@ -150,12 +150,12 @@ def _choices(results: Path) -> dict[str, str]:
 
 def _left_out(results: Path) -> dict[str, str]:
     """The training cases that the plan leaves out, and the cases that a run left out, and why."""
-    plan = results / "config.json"
-    named: dict[str, str] = read_json(plan).get("left_out", {}) if plan.exists() else {}
+    named: dict[str, str] = {}
     for path in (results / "done/tests.json", results / "done/cases.json"):
         states = read_json(path)["cases"] if path.exists() else {}
         named |= {c: state[LEFT_OUT] for c, state in states.items() if LEFT_OUT in state}
-    return named
+    plan = results / "config.json"  # newer than the others, where a run ended with it
+    return named | (read_json(plan).get("left_out", {}) if plan.exists() else {})
 
 
 @contextmanager

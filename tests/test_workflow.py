@@ -204,14 +204,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(project):
     of_dump = {"describe": 2, "data_dump": 1}
     assert project.jobs() == of_strategy | of_dump | GATHER | OF_ALL
 
-    project.config["evaluate"] = {"metrics": {"dice": {}, "haus95": {}}}
-    assert project.jobs() == {"evaluate": 3} | OF_ALL
-
-    project.config["experiments"] = BOTH
-    assert project.jobs() == new | GATHER | OF_ALL
-
     # The target spacing is fixed, so another case leaves the plan as it is.
-    project.config["experiments"] = {"a": {}}
     before, files = project.folds(), project.made()
     project.add("train", "case_00", like="demo_01")
     jobs = project.jobs()
@@ -264,8 +257,14 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(project):
 @pytest.mark.parametrize("project", EXECUTORS, indirect=True)
 def test_changes_of_grid_classes_cases_and_search_rerun_what_depends_on_them(project):
     results = project.folder / "results"
-    project.config |= {"experiments": BOTH, "postprocess": STRATEGIES}
+    project.config["postprocess"] = STRATEGIES
     project.jobs()
+
+    project.config["experiments"] = BOTH
+    assert project.jobs() == OF_ONE_EXPERIMENT | {"keep_strategy": 2} | GATHER | OF_ALL
+
+    project.config["evaluate"] = {"metrics": {"dice": {}, "haus95": {}}}
+    assert project.jobs() == {"evaluate": 6} | OF_ALL
 
     project.config["evaluate"] = {"classes": {"whole": [1, 2, 4]}}
     assert project.jobs() == {"evaluate": 6} | OF_ALL
@@ -835,10 +834,13 @@ def test_bad_cases_are_left_out_by_name_and_come_back_when_they_are_mended(proje
     assert names == {f"{i}.nii.gz" for i in (*project.folds(), "test_01")}
     assert set(project.folds()) == {f"demo_0{number}" for number in (1, 2, 3, 4)}
 
+    # Bad in another way: the report is made again, and nothing is trained.
     shutil.copy(data / "train/demo_01/t1.nii.gz", data / "train/bad_mask/mask.nii.gz")
-    assert not {"train", "predict"} & set(project.jobs())
-    page = (results / "report.html").read_text(encoding="utf-8")
-    assert "bad_mask/mask.nii.gz: expected whole-number labels" in page
+    _, output, _ = project.run("--", "analyzed")
+    reason = "bad_mask/mask.nii.gz: expected whole-number labels"
+    assert f"Left out: bad_mask: data/train/{reason}" in output
+    assert not {"train", "predict"} & set(project.run()[2])
+    assert reason in (results / "report.html").read_text(encoding="utf-8")
 
     (data / "train/bad_mask/mask.nii.gz").write_bytes(good)
     shutil.copy(data / "test/test_01/t1.nii.gz", data / "test/bad_test/t1.nii.gz")
@@ -1113,9 +1115,9 @@ rule mine:
 
 
 def test_the_demo_goes_from_nothing_to_the_report(tmp_path):
-    """With its own data and strategies, and fewer steps of training."""
+    """With its own data and strategies, and, as the command line says, fewer steps of training."""
     shutil.copytree(ROOT / "config", tmp_path / "config")
-    few = ["train={epochs: 1, steps_per_epoch: 1, batch_size: 1}"]
+    few = ["train={epochs: 1, steps_per_epoch: 1, batch_size: 1}", "postprocess={auto: false}"]
     few += ["analyze={patch_size: [16, 16, 16]}", "predict={flips: false, overlap: 0}"]
     command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2"]
     for outcome in ("Report: results/report.html", "Nothing to be done"):
@@ -1126,7 +1128,11 @@ def test_the_demo_goes_from_nothing_to_the_report(tmp_path):
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, done.stdout
         assert outcome in done.stdout
     assert (tmp_path / "results/report.html").exists()
+    log = (tmp_path / "results/logs/train/default_fold_1.log").read_text()
+    assert "batch 1, 1 epochs of 1 steps" in log
+    assert (tmp_path / "results/default/postprocess/keep-largest").exists()

@@ -83,7 +83,7 @@ def checked():
     problems = []
     values = config | {"postprocess": in_full(config.get("postprocess"))}
     if not config.get("dataset"):
-        values = merged(values, demo_config())
+        values = demo_config(values)
     try:
         chosen = read_config(values)
     except DataError as error:
@@ -239,14 +239,17 @@ def folds_of(chosen, train):
     )
 
 
-def demo_config():
-    """What the demo does differently; said aloud, since it is laid over the user's config."""
+def demo_config(values):
+    """What the demo does differently, laid over all but what the command line says."""
     path = home() / "config/examples/demo.yaml"
     print(
         "No dataset in the config: this is the demo, with config/examples/demo.yaml.",
         file=sys.stderr,
     )
-    return yaml.safe_load(path.read_text())
+    said = dict(workflow.config_settings.overwrite_config)
+    if "postprocess" in said:
+        said["postprocess"] = in_full(said["postprocess"])
+    return merged(merged(values, yaml.safe_load(path.read_text())), said)
 
 
 def problems_of_strategies(chosen, labels):
