@@ -264,6 +264,7 @@ def cells(
         empty = {w for w in order if is_empty(image, grid.box(w))}
     if len(empty) == len(order):
         empty = set()
+    give_back_freed_memory(device)  # into whose gaps the tensors of this image may not fit
     begun = _Begun(grid, dtype, sums_on)
     clock, done = _Clock(len(order) - len(empty)), 0
     finite = torch.ones((), dtype=torch.bool, device=sums_on)  # looked at once: a GPU need not wait
