@@ -239,7 +239,7 @@ def test_the_choice_of_a_strategy_is_told(elements):
     assert first[:4] == ["largest-group (chosen)", "1.250", "0.010", "97"]
     assert second[:4] == ["none", "1.750", "\u2013", "\u2013"]
     _, effect = table(elements, "strategy", 1)
-    assert effect == ["organ Dice", "0.900", "0.910", "0.013", "0.004 to 0.021"]
+    assert effect == ["organ Dice", "0.900", "0.910", "+0.013", "+0.004 to +0.021"]
 
 
 def test_the_ranking_is_told_near_the_top(elements, run):

@@ -162,6 +162,7 @@ def render(run: Run, shown: Sequence[Shown] = ()) -> str:
     environment.filters |= {
         "number": number,
         "score": score,
+        "signed": signed,
         "hours": hours,
         "x": in_x,
         "own": own,
@@ -262,6 +263,11 @@ def number(value: float | None, digits: int = 3) -> str:
 def score(value: float | None, metric: str) -> str:
     """A score with as many decimals as its unit bears."""
     return number(value, {"mm": 2, "voxels": 0, "mm3": 0}.get(unit(metric), 3))
+
+
+def signed(value: float | None) -> str:
+    """A difference: two significant digits, so that none is called zero, and its sign."""
+    return NO_NUMBER if value is None or isnan(value) else f"{value:+.2g}"
 
 
 def own(definition: str) -> str:
