@@ -426,7 +426,7 @@ def test_an_ensemble_passes_on_what_failed_in_its_experiments(project):
     assert (jobs["ensemble"], jobs["postprocess"]) == (1, 3)
     before = project.made()
     (predictions / "test" / TEST_FILE).unlink()
-    again = {"ensemble": 1, "gather_predicted_tests": 1, "postprocess": 1}
+    again = {"ensemble": 1, "gather_predicted_tests": 1, "postprocess": 1, "report": 1}
     assert project.jobs() == again | GATHER
     assert {Path(path).name for path in project.changed(before)} == {TEST_FILE}
     del project.config["ensemble"]
