@@ -43,12 +43,17 @@ _claimed: list[IO[str]] = []  # open files: closing one would give up its folder
 program: str | None = None  # the command by which a script was called; none: its own name
 
 
+class _WithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that names defaults, where there are some."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the script's docstring."""
     return argparse.ArgumentParser(
-        prog=program,
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog=program, description=description, formatter_class=_WithDefaults
     )
 
 

@@ -239,7 +239,8 @@ def _what_was_missing(names: tuple[str, ...], missing: NDArray[np.bool_], policy
         for name, number in zip(names, missing.sum(axis=(1, 2)).tolist(), strict=True)
         if number
     ]
-    lines = [f"{missing.sum()} of {missing.size} scores were missing ({some(of_each)})."]
+    were = "was" if missing.sum() == 1 else "were"
+    lines = [f"{missing.sum()} of {missing.size} scores {were} missing ({some(of_each)})."]
     of_all = int(missing.all(axis=0).sum())
     if policy == "skip":
         lines.append(
@@ -249,8 +250,9 @@ def _what_was_missing(names: tuple[str, ...], missing: NDArray[np.bool_], policy
     if of_all:
         lines.append(f"{_cells(of_all)} left out, where no candidate has a score.")
     if missing.sum() > of_all * len(names):
+        which = "The others" if of_all else "Missing scores"
         lines.append(
-            "The others rank last in their case and metric (worst); if they mean that there was "
+            f"{which} rank last in their case and metric (worst); if they mean that there was "
             "nothing to find, choose skip."
         )
     return " ".join(lines)

@@ -244,6 +244,13 @@ def test_a_missing_score_ranks_last():
     assert described(ranking)["missing"]["cells"] == 3
 
 
+def test_one_missing_score_is_told():
+    ranking = ranked({"a": table([[""]], ["organ_dice"]), "b": table([[0.5]], ["organ_dice"])})
+    assert ranking.missing.startswith(
+        "1 of 2 scores was missing (1 of a). Missing scores rank last in their case and metric"
+    )
+
+
 def test_a_missing_score_is_as_bad_as_an_infinite_one():
     values = {"a": [""], "b": ["inf"], "c": [3.0]}
     found = ranked({name: table([row], ["organ_haus95"]) for name, row in values.items()})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_core import cli, rank
-from mist_core.config import NAN_POLICIES, SCHEMES, read_rank
+from mist_core.config import NAN_POLICIES, SCHEMES, Rank, read_rank
 from mist_core.errors import DataError
 from mist_core.files import read_json, read_rows, write_json, write_rows
 from mist_core.folds import patients_of
@@ -30,12 +30,21 @@ def main() -> None:
     p.add_argument("--id-column", default="id", help="the column that names the case")
     p.add_argument("--significance-csv", type=Path, help="p that a row is better than a column")
     p.add_argument("--output-json", type=Path, help="everything, with a verdict in words")
-    p.add_argument("--scheme", choices=SCHEMES, help="how ranks are made")
-    p.add_argument("--nan", choices=NAN_POLICIES, help="what a missing score is worth")
-    p.add_argument("--weights", type=Path, help="JSON: class, metric or column to weight")
-    p.add_argument("--bootstraps", type=int, help="times that patients are drawn again")
-    p.add_argument("--seed", type=int, help="of the bootstraps")
-    p.add_argument("--case-table", type=Path, help="CSV with the id of cases and their patient")
+    default = Rank()  # of the section, which --settings may change
+    p.add_argument("--scheme", choices=SCHEMES, help=f"how ranks are made; else {default.scheme}")
+    p.add_argument(
+        "--nan", choices=NAN_POLICIES, help=f"what a missing score is worth; else {default.nan}"
+    )
+    p.add_argument(
+        "--weights", type=Path, help="JSON: class, metric or column to weight; others have 1"
+    )
+    p.add_argument(
+        "--bootstraps",
+        type=int,
+        help=f"times that patients are drawn again; else {default.bootstraps}",
+    )
+    p.add_argument("--seed", type=int, help=f"of the bootstraps; else {default.seed}")
+    p.add_argument("--case-table", type=Path, help="CSV with columns id and patient")
     p.add_argument("--settings", type=json.loads, default={}, help="section of the config, as JSON")
     args = p.parse_args()
 
