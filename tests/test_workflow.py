@@ -254,7 +254,7 @@ def test_each_change_reruns_what_depends_on_it_and_nothing_else(project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("project", EXECUTORS, indirect=True)
+@pytest.mark.parametrize("project", ["local", "cluster"], indirect=True)  # SLURM: an hour
 def test_changes_of_grid_classes_cases_and_search_rerun_what_depends_on_them(project):
     results = project.folder / "results"
     project.config["postprocess"] = STRATEGIES
